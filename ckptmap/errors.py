@@ -1,0 +1,45 @@
+"""Every exception ckptmap raises.
+
+    CkptmapError
+    ├── CheckpointError   (OSError)     cannot be read, or is not a checkpoint
+    ├── RuleError         (ValueError)  the rule file is wrong
+    ├── PlanError         (ValueError)  the rules do not fit these checkpoints
+    ├── ConvertError      (ValueError)  a tie is broken, padding is not zero, the target exists, …
+    ├── ArchitectureError (ValueError)  a model could not be built or traced
+    └── ExportError       (ValueError)  the target cannot say it
+
+A message says where, what, and what to do next. The classes appear below as their features do.
+"""
+
+from __future__ import annotations
+
+
+class CkptmapError(Exception):
+    """Base of every error that ckptmap raises on purpose."""
+
+
+class CheckpointError(CkptmapError, OSError):
+    """A source cannot be read, or is not a checkpoint.
+
+    Args:
+        problem: What is wrong and what to do about it.
+        source: What was being read: a path, a file name or a Hub id.
+        where: The place inside it: a tensor name, a header field, a byte offset.
+    """
+
+    def __init__(self, problem: str, *, source: str = "", where: str = "") -> None:
+        self.problem = problem
+        self.source = source
+        self.where = where
+        super().__init__(": ".join(part for part in (source, where, problem) if part))
+
+    def __str__(self) -> str:
+        # OSError would print its own errno form.
+        return ": ".join(part for part in (self.source, self.where, self.problem) if part)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_checkpoint_error, (self.problem, self.source, self.where))
+
+
+def _checkpoint_error(problem: str, source: str, where: str) -> CheckpointError:
+    return CheckpointError(problem, source=source, where=where)

@@ -1,0 +1,61 @@
+"""What is known of a tensor without its values: name, shape, dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+DTYPE_BITS: Mapping[str, int] = {
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "U16": 16,
+    "I16": 16,
+    "U32": 32,
+    "I32": 32,
+    "U64": 64,
+    "I64": 64,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "F8_E4M3": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2": 8,
+    "F8_E5M2FNUZ": 8,
+    "F8_E8M0": 8,
+    "F16": 16,
+    "BF16": 16,
+    "F32": 32,
+    "F64": 64,
+    "C64": 64,
+    "C128": 128,
+}
+"""Bits of one element, by the dtype's name in a safetensors header.
+
+Source: safetensors 0.8.0, `safetensors/src/tensor.rs`, enum `Dtype`. C128 is not in that enum: it is our
+name, in the same spelling, for the complex128 tensors that torch archives may hold.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, shape and dtype of one tensor; dtype spelled as in a safetensors header (`F32`, `BF16`, …)."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def parameters(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes, packed: 4- and 6-bit types round up to a whole byte at the end."""
+        return (prod(self.shape) * DTYPE_BITS[self.dtype] + 7) // 8
+
+
+Inventory = Mapping[str, TensorSpec]
+"""Tensor names in file order, each with its spec."""

@@ -32,7 +32,7 @@ class Contents:
         locate: Where the bytes of one tensor lie; may read the store, so it is asked only for tensors that are loaded.
         metadata: The file's own free-text metadata.
         ties: Groups of names that are one stored tensor.
-        notes: What a person should know of how it was read: which part was taken, what was left out.
+        warnings: What a person should know of how it was read: which part was taken, what was left out.
     """
 
     tensors: Mapping[str, TensorSpec]
@@ -40,4 +40,4 @@ class Contents:
     locate: Callable[[str], Extent]
     metadata: Mapping[str, str] = field(default_factory=dict)
     ties: tuple[tuple[str, ...], ...] = ()
-    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,249 @@
+"""Checkpoints: names, shapes and dtypes at once, values one tensor at a time."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+
+from ckptmap.errors import CheckpointError
+from ckptmap.formats import Contents, Extent, live, read_file, strict_json
+from ckptmap.sources import locate_source
+from ckptmap.spec import TensorSpec
+from ckptmap.stores import Store
+
+if TYPE_CHECKING:
+    import torch
+
+Source: TypeAlias = "str | os.PathLike[str] | torch.nn.Module | Mapping[str, torch.Tensor]"
+"""What `open_checkpoint` opens."""
+
+CONFIG = "config.json"
+MAX_CONFIG = 16_000_000
+
+# Attributes under which wrappers keep the module they wrap, and so segments of its names.
+WRAPPERS = {
+    "module": "DistributedDataParallel or DataParallel",
+    "_orig_mod": "torch.compile",
+    "_fsdp_wrapped_module": "FullyShardedDataParallel",
+}
+
+
+class Checkpoint(Mapping[str, TensorSpec]):
+    """A read-only mapping of tensor names to specs, whose values are read only when asked for.
+
+    Made by `open_checkpoint`. Use it as a context manager, or `close` it, to let go of what it read from.
+
+    Attributes:
+        source: What was read, as told to people: a path, `org/name@commit`, `nn.Module`.
+        names: Whether the names are those `on disk` or `in memory`; for one model the two may differ.
+        files: Files that hold the tensors, with their sizes in bytes.
+        metadata: Free text that the files carry.
+        ties: Groups of names that are one stored tensor.
+        warnings: What a person should know of how it was read.
+    """
+
+    def __init__(
+        self,
+        contents: Contents,
+        *,
+        source: str,
+        names: Literal["on disk", "in memory"],
+        store: Store | None = None,
+        tensors: Mapping[str, torch.Tensor] | None = None,
+        select: Callable[[str], bool] | None = None,
+        warnings: Sequence[str] = (),
+    ) -> None:
+        self._contents = contents
+        self._store = store
+        self._live = tensors
+        self._closed = False
+        specs = contents.tensors
+        self._tensors = specs if select is None else {name: spec for name, spec in specs.items() if select(name)}
+        self.source = source
+        self.names = names
+        self.metadata = dict(contents.metadata)
+        self.ties = tuple(
+            kept for group in contents.ties if len(kept := tuple(name for name in group if name in self._tensors)) > 1
+        )
+        self.warnings = (*warnings, *contents.warnings, *_wrapper_warnings(specs))
+
+    def __getitem__(self, name: str) -> TensorSpec:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.source}: {len(self)} tensors, {self.parameters:,} parameters>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of what was read from; names stay, reading values afterwards is an error."""
+        self._closed = True
+        self._live = None
+
+    @cached_property
+    def files(self) -> Mapping[str, int]:
+        """Sizes in bytes of the files that hold the tensors; empty for a live module."""
+        if self._store is None:
+            return {}
+        names = dict.fromkeys(self._contents.files[name] for name in self._tensors)
+        return {file: self._store.size(file) for file in names}
+
+    @cached_property
+    def parameters(self) -> int:
+        """Number of elements, tied tensors counted once."""
+        return sum(self[name].parameters for name in self._untied())
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Size of the values in bytes, tied tensors counted once."""
+        return sum(self[name].nbytes for name in self._untied())
+
+    @cached_property
+    def dtypes(self) -> Mapping[str, int]:
+        """Number of tensors by dtype, the most frequent first."""
+        return dict(Counter(spec.dtype for spec in self.values()).most_common())
+
+    @cached_property
+    def config(self) -> Mapping[str, Any] | None:
+        """What `config.json` beside the files says; None where there is none.
+
+        Raises:
+            CheckpointError: The file is there but is not a JSON object.
+        """
+        if self._store is None or CONFIG not in self._store.files():
+            return None
+        source = f"{self._store.label}/{CONFIG}"
+        size = self._store.size(CONFIG)
+        if size > MAX_CONFIG:
+            raise CheckpointError(f"a config of {size} bytes is larger than any real one; refused", source=source)
+        try:
+            config = strict_json.loads(self._store.read(CONFIG, 0, size))
+        except ValueError as error:
+            raise CheckpointError(f"is not JSON: {error}", source=source) from None
+        if not isinstance(config, dict):
+            raise CheckpointError("is not a JSON object", source=source)
+        return config
+
+    def file_of(self, name: str) -> str | None:
+        """The file that holds one tensor; None for a live module."""
+        return self._contents.files[name] if self._live is None and self._contents.files else None
+
+    def locate(self, name: str) -> Extent:
+        """Where the bytes of one tensor lie in its file.
+
+        Raises:
+            CheckpointError: The checkpoint is live, or its file does not let a tensor be read by range.
+        """
+        if name not in self:
+            raise KeyError(name)
+        return self._contents.locate(name)
+
+    def read(self, name: str) -> bytes:
+        """One tensor's bytes, in row-major order.
+
+        Raises:
+            KeyError: There is no such tensor.
+            CheckpointError: It cannot be read.
+        """
+        self._check_open()
+        if self._live is None and (extent := self.locate(name)).strides is None:
+            return self._bytes(extent)
+        return live.bytes_of(self.load(name))
+
+    def load(self, name: str) -> torch.Tensor:
+        """One tensor, on the CPU for a stored one and as it is for a live one.
+
+        Raises:
+            KeyError: There is no such tensor.
+            CheckpointError: It cannot be read, or torch has no such dtype.
+        """
+        spec = self[name]
+        self._check_open()
+        if self._live is not None:
+            return self._live[name]
+        extent = self.locate(name)
+        return live.tensor_from_bytes(bytearray(self._bytes(extent)), spec, extent.strides)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise CheckpointError("the checkpoint is closed; open it again", source=self.source)
+
+    def _bytes(self, extent: Extent) -> bytes:
+        assert self._store is not None  # only a stored checkpoint locates extents
+        return self._store.read(extent.file, extent.offset, extent.length)
+
+    def _untied(self) -> Iterator[str]:
+        again = {name for group in self.ties for name in group[1:]}
+        return (name for name in self if name not in again)
+
+
+def open_checkpoint(
+    source: Source,
+    *,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    variant: str | None = None,
+    at: str | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> Checkpoint:
+    """Open a checkpoint by its headers; no values are read and no code from it runs.
+
+    Args:
+        source: A local file, folder or index file; a Hub repo `org/name[@revision][/subfolder]` or `hf://…` URL; an
+            `nn.Module`; a state dict. What exists on this machine wins over a Hub repo of the same name.
+        revision: Branch, tag or commit of a Hub repo.
+        subfolder: Folder in the repo or folder.
+        variant: As in transformers: `fp16` reads `model.fp16.safetensors`.
+        at: Which part of a pickle to take, as a dotted path of keys (`model`, `ema.state_dict`).
+        include: Keep only names that match one of these patterns (`*` any text, dots too).
+        exclude: Leave out names that match one of these patterns.
+
+    Raises:
+        CheckpointError: The source cannot be found or read, or is not a checkpoint.
+    """
+
+    def select(name: str) -> bool:
+        kept = not include or any(fnmatchcase(name, pattern) for pattern in include)
+        return kept and not any(fnmatchcase(name, pattern) for pattern in exclude)
+
+    if isinstance(source, Mapping) or live.is_module(source):
+        tensors = live.state_dict_of(source)
+        specs = {name: live.spec_of(name, tensor) for name, tensor in tensors.items()}
+        contents = Contents(specs, {}, _no_extent, ties=live.ties_of(tensors))
+        label = "state dict" if isinstance(source, Mapping) else f"nn.Module {type(source).__name__}"
+        return Checkpoint(contents, source=label, names="in memory", tensors=tensors, select=select)
+
+    place = locate_source(source, revision=revision, subfolder=subfolder, variant=variant)
+    contents = read_file(place.store, place.file, at=at)
+    label = place.store.label if place.whole_folder else f"{place.store.label}/{place.file}"
+    return Checkpoint(
+        contents, source=label, names="on disk", store=place.store, select=select, warnings=place.warnings
+    )
+
+
+def _no_extent(name: str) -> Extent:
+    raise CheckpointError("lies in memory, not in a file", where=name)
+
+
+def _wrapper_warnings(names: Iterable[str]) -> Iterator[str]:
+    segments = Counter(segment for name in names for segment in set(name.split(".")[:-1]) if segment in WRAPPERS)
+    for segment, count in segments.items():
+        yield f"{count} names carry `{segment}.`, put there by {WRAPPERS[segment]}; they are shown as they are stored"

@@ -1,0 +1,117 @@
+"""Flags and output that verbs share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from threading import Timer
+from typing import Any
+
+from ckptmap.checkpoint import Checkpoint, open_checkpoint
+from ckptmap.report.document import Document, truncated
+from ckptmap.report.markdown import as_markdown
+from ckptmap.report.terminal import show
+
+SECTION_LIMIT = 60
+"""Lines of a section shown unless asked for all: a screen or two."""
+
+SOURCE_HELP = "a local file, folder or index file, or a Hub repo: org/name, org/name@revision, org/name/subfolder"
+
+CHOICES = {
+    "revision": "branch, tag or commit of a Hub repo",
+    "subfolder": "folder inside the repo or folder",
+    "variant": "read model.VARIANT.safetensors, as in transformers",
+    "at": "part of a pickle to take, as dotted keys: model, ema.state_dict",
+}
+"""Flags that choose what is read of a source."""
+
+
+def add_choices(parser: argparse.ArgumentParser, sides: Iterable[str] = ()) -> None:
+    """Add the flags of `CHOICES`, and once more for each side (`--left-at`)."""
+    group = parser.add_argument_group("what to read")
+    for name, text in CHOICES.items():
+        group.add_argument(f"--{name}", metavar=name.upper(), help=text)
+    for side in sides:
+        for name in CHOICES:
+            group.add_argument(f"--{side}-{name}", metavar=name.upper(), help=f"the same, for {side.upper()} alone")
+    for name, verb in (("include", "keep only"), ("exclude", "leave out")):
+        group.add_argument(
+            f"--{name}",
+            metavar="PATTERN",
+            action="append",
+            default=[],
+            help=f"{verb} names that match; * is any text; may be given more than once",
+        )
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how results are shown."""
+    group = parser.add_argument_group("output")
+    group.add_argument("--format", choices=("table", "json", "markdown"), default="table", help="default: table")
+    group.add_argument("-q", "--quiet", action="store_true", help="names only, one a line")
+    group.add_argument("--all", action="store_true", help="every tensor on a line of its own, none grouped")
+    group.add_argument("--no-truncate", action="store_true", help=f"show more than {SECTION_LIMIT} lines of a section")
+
+
+def open_source(args: argparse.Namespace, source: str, side: str = "") -> Checkpoint:
+    """Open one operand as its flags say, with a sign of life on a terminal when it takes long."""
+    chosen = {
+        name: getattr(args, f"{side}_{name}") if side and getattr(args, f"{side}_{name}") else getattr(args, name)
+        for name in CHOICES
+    }
+    with _sign_of_life(f"Reading {source}"):
+        checkpoint = open_checkpoint(source, include=args.include, exclude=args.exclude, **chosen)
+    for warning in checkpoint.warnings:
+        print(f"ckptmap: {source}: {warning}", file=sys.stderr)
+    return checkpoint
+
+
+def show_document(args: argparse.Namespace, document: Document) -> None:
+    """Print a document on stdout in the form asked for."""
+    every = args.all or args.no_truncate
+    document = truncated(document, None if every else SECTION_LIMIT)
+    if args.format == "markdown":
+        print(as_markdown(document))
+    else:
+        show(document)
+
+
+def show_json(fields: dict[str, Any]) -> None:
+    """Print a JSON object on stdout."""
+    print(json.dumps(fields, indent=2, ensure_ascii=False))
+
+
+def show_names(names: Iterable[str]) -> None:
+    """Print names, one a line."""
+    for name in names:
+        print(name)
+
+
+@contextmanager
+def _sign_of_life(text: str) -> Iterator[None]:
+    """Show a spinner on stderr once something has taken a second; nothing in a pipe or a log."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    spinner: list[Any] = []
+
+    def start() -> None:
+        from rich.console import Console
+
+        status = Console(stderr=True).status(text)
+        status.start()
+        spinner.append(status)
+
+    timer = Timer(1.0, start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        for status in spinner:
+            status.stop()

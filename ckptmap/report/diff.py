@@ -1,0 +1,98 @@
+"""What differs between two checkpoints, to look at and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ckptmap.checkpoint import Checkpoint
+from ckptmap.diff import Diff, Pair
+from ckptmap.report.document import (
+    Document,
+    Section,
+    Tone,
+    count_text,
+    parameters_of,
+    pattern_rows,
+    shape_text,
+    tensor_rows,
+)
+
+TENSOR_COLUMNS = ("tensor", "shape", "dtype", "count")
+
+
+def diff_document(diff: Diff, left: Checkpoint, right: Checkpoint, *, every: bool = False) -> Document:
+    """Both sides, what is on one side only, what differs, and a summary to quote."""
+    facts = (("left", _side(left)), ("right", _side(right)))
+    sections = (
+        _one_side("only left", diff.only_left, left, "removed", every),
+        _one_side("only right", diff.only_right, right, "added", every),
+        _differing("shape differs", diff.shape_differs, "shape", every),
+        _differing("dtype differs", diff.dtype_differs, "dtype", every),
+    )
+    closing = [str(diff)]
+    if diff.prefix is not None:
+        closing.insert(0, _prefix_sentence(diff))
+    return Document(facts, tuple(section for section in sections if section.rows), tuple(closing))
+
+
+def diff_names(diff: Diff) -> list[str]:
+    """One line a name: `- ` only left, `+ ` only right, `~ ` on both sides but not the same."""
+    differing = dict.fromkeys(pair.name for pair in (*diff.shape_differs, *diff.dtype_differs))
+    marked = (("-", diff.only_left), ("+", diff.only_right), ("~", differing))
+    return [f"{mark} {name}" for mark, names in marked for name in names]
+
+
+def diff_json(diff: Diff, left: Checkpoint, right: Checkpoint) -> dict[str, Any]:
+    """The fields of `ckptmap diff --format json`, described in docs/json.md."""
+    prefix = diff.prefix
+    return {
+        "left": {"source": left.source, "names": left.names, "tensors": len(left)},
+        "right": {"source": right.source, "names": right.names, "tensors": len(right)},
+        "only_left": list(diff.only_left),
+        "only_right": list(diff.only_right),
+        "shape_differs": [
+            {"name": pair.name, "left": list(pair.left.shape), "right": list(pair.right.shape)}
+            for pair in diff.shape_differs
+        ],
+        "dtype_differs": [
+            {"name": pair.name, "left": pair.left.dtype, "right": pair.right.dtype} for pair in diff.dtype_differs
+        ],
+        "same": list(diff.same),
+        "prefix": prefix and {"left": prefix.left, "right": prefix.right, "tensors": prefix.tensors},
+        "summary": str(diff),
+        "warnings": [f"{side}: {text}" for side, ckpt in (("left", left), ("right", right)) for text in ckpt.warnings],
+    }
+
+
+def _side(checkpoint: Checkpoint) -> str:
+    return f"{checkpoint.source} (names {checkpoint.names}, {count_text(len(checkpoint), 'tensor')})"
+
+
+def _one_side(title: str, names: Iterable[str], side: Checkpoint, tone: Tone, every: bool) -> Section:
+    specs = {name: side[name] for name in names}
+    heading = f"{title}: {count_text(len(specs), 'tensor')}, {count_text(parameters_of(specs.values()), 'parameter')}"
+    return Section(heading, tensor_rows(specs, every=every), TENSOR_COLUMNS, tone)
+
+
+def _differing(title: str, pairs: Iterable[Pair], what: str, every: bool) -> Section:
+    def cell(pair: Pair) -> str:
+        if what == "dtype":
+            return f"{pair.left.dtype} -> {pair.right.dtype}"
+        return f"{shape_text(pair.left.shape)} -> {shape_text(pair.right.shape)}"
+
+    cells = {pair.name: (cell(pair),) for pair in pairs}
+    heading = f"{title}: {count_text(len(cells), 'tensor')}"
+    return Section(heading, pattern_rows(cells, every=every), ("tensor", f"{what}, left -> right", "count"), "changed")
+
+
+def _prefix_sentence(diff: Diff) -> str:
+    change = diff.prefix
+    assert change is not None
+    if change.left and change.right:
+        how = f"with `{change.right}` in place of `{change.left}`"
+    elif change.left:
+        how = f"without the prefix `{change.left}`"
+    else:
+        how = f"with the prefix `{change.right}`"
+    return f"{count_text(change.tensors, 'left name')} would be right names {how}."

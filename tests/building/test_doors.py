@@ -1,0 +1,87 @@
+"""The doors between modules open one way, and heavy libraries are imported late, in the rooms that may."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "ckptmap"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# Rooms from the ground up: a module imports from its own room and from rooms before it.
+FLOORS = ("errors", "spec", "patterns", "stores", "formats", "sources", "checkpoint", "diff", "report", "cli")
+ENTRANCES = {"__init__", "__main__"}
+
+# Libraries that cost time to import, and the only places that may do so, inside a function.
+LATE = {
+    "torch": {"formats/live.py"},
+    "numpy": set(),
+    "transformers": set(),
+    "safetensors": set(),
+    "huggingface_hub": {"stores/"},
+    "httpx": {"stores/"},
+    "rich": {"report/", "cli/"},
+}
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Every module a file imports, and whether that happens when the file itself is imported."""
+    tree = ast.parse(path.read_text())
+    inside = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for inner in ast.walk(node)
+    }
+    typing = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) not in inside) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute here"
+            yield node.module or "", id(node) not in inside
+            yield from ((f"{node.module}.{alias.name}", id(node) not in inside) for alias in node.names)
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_from_the_rooms_below_it(path: Path) -> None:
+    own = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    if own in ENTRANCES:
+        return
+    for module, _ in imports(path):
+        if module.startswith("ckptmap.") and room(module) in FLOORS:
+            assert FLOORS.index(room(module)) <= FLOORS.index(own), f"{path.name} imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_heavy_libraries_come_late_and_only_where_they_may(path: Path) -> None:
+    place = path.relative_to(PACKAGE).as_posix()
+    for module, at_import in imports(path):
+        allowed = LATE.get(module.split(".")[0])
+        if allowed is not None:
+            assert any(place.startswith(prefix) for prefix in allowed), f"{place} may not import {module}"
+            assert not at_import, f"{place} imports {module} at its top"
+
+
+def test_every_room_is_on_a_floor() -> None:
+    rooms = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in FILES}
+    assert rooms - ENTRANCES == set(FLOORS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_file_swallows_everything(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 420, "which two things is it?"

@@ -1,0 +1,64 @@
+"""Differences by name, shape and dtype."""
+
+from __future__ import annotations
+
+import torch
+
+import ckptmap
+from ckptmap.diff import PrefixChange
+
+
+def tensors(**shapes: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    return {name.replace("__", "."): torch.zeros(shape) for name, shape in shapes.items()}
+
+
+def test_every_kind_of_difference() -> None:
+    left = tensors(same=(2,), shape=(2, 3), left=(1,)) | {"dtype": torch.zeros(2), "both": torch.zeros(2)}
+    right = tensors(same=(2,), shape=(3, 2), right=(1,)) | {
+        "dtype": torch.zeros(2, dtype=torch.bfloat16),
+        "both": torch.zeros(3, dtype=torch.float16),
+    }
+    diff = ckptmap.diff(left, right)
+    assert diff.only_left == ("left",)
+    assert diff.only_right == ("right",)
+    assert [(pair.name, pair.left.shape, pair.right.shape) for pair in diff.shape_differs] == [
+        ("shape", (2, 3), (3, 2)),
+        ("both", (2,), (3,)),
+    ]
+    assert [(pair.name, pair.left.dtype, pair.right.dtype) for pair in diff.dtype_differs] == [
+        ("dtype", "F32", "BF16"),
+        ("both", "F32", "F16"),
+    ]
+    assert diff.same == ("same",)
+    assert diff
+    assert str(diff) == "1 tensor the same, 1 only left, 1 only right, 3 differ (2 in shape, 2 in dtype)"
+
+
+def test_equal_inventories_are_no_difference() -> None:
+    diff = ckptmap.diff(tensors(a=(1,)), tensors(a=(1,)))
+    assert not diff
+    assert str(diff) == "all 1 tensor agree in name, shape and dtype"
+    assert hash(diff) == hash(ckptmap.diff(tensors(a=(1,)), tensors(a=(1,))))
+
+
+def test_a_mere_prefix_is_told_either_way() -> None:
+    bare = tensors(a__weight=(1,), a__bias=(1,), b=(1,))
+    prefixed = {f"bert.{name}": tensor for name, tensor in bare.items()}
+    assert ckptmap.diff(prefixed, bare).prefix == PrefixChange("bert.", "", 3)
+    assert ckptmap.diff(bare, prefixed).prefix == PrefixChange("", "bert.", 3)
+
+
+def test_one_prefix_in_place_of_another() -> None:
+    left = tensors(bert__a__w=(1,), bert__a__b=(1,), bert__c=(1,), cls__w=(1,))
+    right = tensors(roberta__a__w=(1,), roberta__a__b=(1,), roberta__c=(1,))
+    assert ckptmap.diff(left, right).prefix == PrefixChange("bert.", "roberta.", 3)
+
+
+def test_layers_are_never_taken_for_a_prefix() -> None:
+    left = tensors(h__0__w=(1,), h__0__b=(1,))
+    right = tensors(h__1__w=(1,), h__1__b=(1,))
+    assert ckptmap.diff(left, right).prefix is None
+
+
+def test_unrelated_names_have_no_prefix() -> None:
+    assert ckptmap.diff(tensors(a__x=(1,), b__y=(1,)), tensors(c__z=(1,), d__w=(1,))).prefix is None

@@ -224,7 +224,7 @@ def open_checkpoint(
         kept = not include or any(fnmatchcase(name, pattern) for pattern in include)
         return kept and not any(fnmatchcase(name, pattern) for pattern in exclude)
 
-    if isinstance(source, Mapping) or live.is_module(source):
+    if not isinstance(source, str | os.PathLike):
         tensors = live.state_dict_of(source)
         specs = {name: live.spec_of(name, tensor) for name, tensor in tensors.items()}
         contents = Contents(specs, {}, _no_extent, ties=live.ties_of(tensors))

@@ -94,7 +94,7 @@ def diff_inventories(left: Inventory, right: Inventory) -> Diff:
         shape_differs=tuple(pair for pair in both if pair.left.shape != pair.right.shape),
         dtype_differs=tuple(pair for pair in both if pair.left.dtype != pair.right.dtype),
         same=tuple(pair.name for pair in both if pair.left == pair.right),
-        prefix=_prefix_change(only_left, only_right),
+        prefix=_prefix_change(only_left, only_right, at_least=min(len(left), len(right)) / 2),
         left=left,
         right=right,
     )
@@ -104,23 +104,23 @@ def _tensors(names: Sized) -> str:
     return f"{len(names):,} tensor" + ("" if len(names) == 1 else "s")
 
 
-def _prefix_change(only_left: Iterable[str], only_right: Iterable[str]) -> PrefixChange | None:
-    """The one change of prefix that pairs most names, if it pairs at least two and half of the shorter side."""
+def _prefix_change(only_left: Iterable[str], only_right: Iterable[str], at_least: float) -> PrefixChange | None:
+    """The one change of prefix that pairs most names, if it pairs so many that it cannot be chance.
+
+    Heads of two models may share names below their own (`lm_head.dense`, `classifier.dense`) and be no renaming.
+    """
     left_prefixes: dict[str, list[str]] = {}
-    left_names, right_names = list(only_left), list(only_right)
-    for name in left_names:
+    for name in only_left:
         for prefix, rest in _splits(name):
             left_prefixes.setdefault(rest, []).append(prefix)
     votes = Counter(
-        (left, right) for name in right_names for right, rest in _splits(name) for left in left_prefixes.get(rest, ())
+        (left, right) for name in only_right for right, rest in _splits(name) for left in left_prefixes.get(rest, ())
     )
     if not votes:
         return None
     # Among equally good changes the shortest says it best: `a.` to `b.`, not `a.c.` to `b.c.`.
     (left, right), count = max(votes.items(), key=lambda item: (item[1], -len(item[0][0]) - len(item[0][1])))
-    if count < max(2, min(len(left_names), len(right_names)) / 2):
-        return None
-    return PrefixChange(left, right, count)
+    return PrefixChange(left, right, count) if count >= max(2, at_least) else None
 
 
 def _splits(name: str) -> Iterator[tuple[str, str]]:

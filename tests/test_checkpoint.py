@@ -40,7 +40,7 @@ def test_totals(fixtures: Path) -> None:
     assert checkpoint.parameters == sum(tensor.numel() for tensor in truth.values())
     assert checkpoint.nbytes == checkpoint.parameters * 4
     assert checkpoint.dtypes == {"F32": len(truth)}
-    assert {f: s for f, s in checkpoint.files.items()} == {
+    assert dict(checkpoint.files) == {
         path.name: path.stat().st_size for path in (fixtures / "roberta-cls-sharded").glob("*.safetensors")
     }
     assert checkpoint.file_of("classifier.dense.weight") in checkpoint.files
@@ -76,6 +76,11 @@ def test_a_state_dict_in_memory() -> None:
 def test_a_mapping_without_tensors_says_what_to_pass() -> None:
     with pytest.raises(CheckpointError, match="pass the state dict itself, one of the values of"):
         ckptmap.open_checkpoint({"model": {"a": torch.zeros(1)}})
+
+
+def test_something_else_says_what_can_be_opened() -> None:
+    with pytest.raises(CheckpointError, match="list: is neither a path, nor an nn.Module, nor a state dict"):
+        ckptmap.open_checkpoint([torch.zeros(1)])  # type: ignore[arg-type]
 
 
 def test_include_and_exclude(fixtures: Path) -> None:

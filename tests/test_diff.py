@@ -60,5 +60,12 @@ def test_layers_are_never_taken_for_a_prefix() -> None:
     assert ckptmap.diff(left, right).prefix is None
 
 
+def test_heads_that_share_names_are_no_prefix() -> None:
+    backbone = {f"encoder.{i}": torch.zeros(1) for i in range(9)}
+    left = backbone | tensors(lm_head__dense__weight=(1,), lm_head__dense__bias=(1,))
+    right = backbone | tensors(classifier__dense__weight=(1,), classifier__dense__bias=(1,))
+    assert ckptmap.diff(left, right).prefix is None
+
+
 def test_unrelated_names_have_no_prefix() -> None:
     assert ckptmap.diff(tensors(a__x=(1,), b__y=(1,)), tensors(c__z=(1,), d__w=(1,))).prefix is None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING
 
 from ckptmap.errors import CheckpointError
 from ckptmap.spec import TensorSpec
@@ -40,21 +39,17 @@ Source: safetensors 0.8.0, `safetensors/torch.py`, `_TYPES`; C128 is ours.
 """
 
 
-def is_module(source: object) -> TypeGuard[torch.nn.Module]:
-    """Whether this is an `nn.Module`; asks without importing torch, which a module's owner already has."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(source, torch.nn.Module)
-
-
 def state_dict_of(source: torch.nn.Module | Mapping[str, object]) -> dict[str, torch.Tensor]:
     """The tensors of a module's or a plain state dict, by name; what is not a tensor (extra state) is left out.
 
     Raises:
-        CheckpointError: A mapping without any tensor, or with names that are not strings.
+        CheckpointError: It is neither, or a mapping without any tensor, or with names that are not strings.
     """
     import torch
 
     entries = source.state_dict(keep_vars=True) if isinstance(source, torch.nn.Module) else source
+    if not isinstance(entries, Mapping):
+        raise CheckpointError("is neither a path, nor an nn.Module, nor a state dict", source=type(source).__name__)
     if any(not isinstance(name, str) for name in entries):
         raise CheckpointError("names of a state dict must be strings", source="state dict")
     tensors = {name: value.detach() for name, value in entries.items() if isinstance(value, torch.Tensor)}

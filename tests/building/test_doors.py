@@ -22,7 +22,7 @@ LATE = {
     "transformers": set(),
     "safetensors": set(),
     "huggingface_hub": {"stores/"},
-    "httpx": {"stores/"},
+    "httpx2": {"stores/"},
     "rich": {"report/", "cli/"},
 }
 

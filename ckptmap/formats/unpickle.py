@@ -1,0 +1,144 @@
+"""Reads pickles without importing or running anything: every object becomes one of a few inert records."""
+
+from __future__ import annotations
+
+import gc
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from ckptmap.errors import CheckpointError
+from ckptmap.formats.pickle_machine import CutOffError, Known, Machine
+
+MAX_PICKLE_BYTES = 64 * 1024 * 1024
+
+
+class TruncatedPickleError(CheckpointError):
+    """The pickle goes on after the bytes at hand."""
+
+
+def refuse_persistent_id(saved_id: object) -> object:
+    """The persistent ids of a pickle that may not have any."""
+    raise ValueError("it refers to data outside of itself (a persistent id), which is not expected here")
+
+
+def unpickle(
+    data: bytes,
+    *,
+    start: int = 0,
+    known: Known,
+    persistent: Callable[[object], object] = refuse_persistent_id,
+    source: str,
+) -> tuple[object, int]:
+    """The object pickled from byte `start` of `data`, made of inert records, and the byte after its end.
+
+    Raises:
+        TruncatedPickleError: The data ends before the pickle does.
+        CheckpointError: It is no pickle, or breaks a limit.
+    """
+    machine = Machine(data, start, known, persistent)
+    try:
+        return machine.run(_HANDLERS), machine.position
+    except CheckpointError as error:
+        raise CheckpointError(error.problem, source=source, where=error.where) from None
+    except (IndexError, struct.error) as error:
+        if machine.position >= len(data) or isinstance(error, struct.error):
+            raise TruncatedPickleError("the pickle is cut off; download the file again", source=source) from None
+        raise _broken(machine, start, source, "it takes more from its stack than there is") from None
+    except CutOffError:
+        raise TruncatedPickleError("the pickle is cut off; download the file again", source=source) from None
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
+        raise _broken(machine, start, source, str(error) or type(error).__name__) from None
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Nothing becomes garbage while a file is read; looking for it again and again takes a third of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _broken(machine: Machine, start: int, source: str, what: str) -> CheckpointError:
+    where = f"pickle byte {machine.position - start}"
+    return CheckpointError(f"the pickle cannot be read: {what[:300]}", source=source, where=where)
+
+
+_U1, _U2, _U4, _U8 = struct.Struct("<B"), struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<Q")
+_I4 = struct.Struct("<i")
+_F8 = struct.Struct(">d")
+
+
+def _push(value: object) -> Callable[[Machine], None]:
+    return lambda machine: machine.stack.append(value)
+
+
+def _float(machine: Machine) -> None:
+    machine.stack.append(_F8.unpack_from(machine.data, machine.position)[0])
+    machine.position += _F8.size
+
+
+_OPCODES: Mapping[str, Callable[[Machine], None]] = {
+    "N": _push(None),
+    "\x88": _push(True),
+    "\x89": _push(False),
+    ")": _push(()),
+    "]": Machine.op_new_list,
+    "}": Machine.op_new_dict,
+    "\x8f": Machine.op_new_set,
+    "l": Machine.op_list,
+    "d": Machine.op_dict,
+    "\x91": Machine.op_frozenset,
+    "t": Machine.op_tuple,
+    "\x85": lambda machine: machine.short_tuple(1),
+    "\x86": lambda machine: machine.short_tuple(2),
+    "\x87": lambda machine: machine.short_tuple(3),
+    "a": Machine.op_append,
+    "e": Machine.op_appends,
+    "\x90": Machine.op_appends,
+    "s": Machine.op_setitem,
+    "u": Machine.op_setitems,
+    "X": lambda machine: machine.text(machine.number(_U4)),
+    "\x8c": lambda machine: machine.text(machine.number(_U1)),
+    "\x8d": lambda machine: machine.text(machine.number(_U8)),
+    "B": lambda machine: machine.raw(machine.number(_U4)),
+    "C": lambda machine: machine.raw(machine.number(_U1)),
+    "\x8e": lambda machine: machine.raw(machine.number(_U8)),
+    "\x96": lambda machine: machine.raw(machine.number(_U8)),
+    "T": lambda machine: machine.old_string(machine.number(_I4)),
+    "U": lambda machine: machine.old_string(machine.number(_U1)),
+    "V": lambda machine: machine.stack.append(machine.line()),
+    "S": Machine.op_string_text,
+    "I": Machine.op_int_text,
+    "L": Machine.op_int_text,
+    "F": lambda machine: machine.stack.append(float(machine.line())),
+    "J": lambda machine: machine.stack.append(machine.number(_I4)),
+    "M": lambda machine: machine.stack.append(machine.number(_U2)),
+    "G": _float,
+    "\x8a": lambda machine: machine.integer(machine.number(_U1)),
+    "\x8b": lambda machine: machine.integer(machine.number(_I4)),
+    "c": Machine.op_global,
+    "\x93": Machine.op_stack_global,
+    "R": Machine.op_reduce,
+    "\x81": Machine.op_reduce,
+    "\x92": Machine.op_newobj_ex,
+    "i": Machine.op_inst,
+    "o": Machine.op_obj,
+    "b": Machine.op_build,
+    "Q": Machine.op_persistent_id,
+    "P": Machine.op_text_persistent_id,
+    "j": lambda machine: machine.stack.append(machine.get(machine.number(_U4))),
+    "g": Machine.op_get_text,
+    "p": Machine.op_put_text,
+    "\x94": Machine.op_memoize,
+    "0": Machine.op_pop,
+    "1": lambda machine: machine.drop_group(),
+    "2": lambda machine: machine.stack.append(machine.stack[-1]),
+    "\x80": lambda machine: machine.skip(1),
+    "\x95": lambda machine: machine.skip(8),
+}
+_HANDLERS = [_OPCODES.get(chr(opcode), Machine.op_refused) for opcode in range(256)]

@@ -24,6 +24,8 @@ Source: TypeAlias = "str | os.PathLike[str] | torch.nn.Module | Mapping[str, tor
 
 CONFIG = "config.json"
 MAX_CONFIG = 16_000_000
+MAX_REPEATED = 1 << 30
+"""Bytes that a stored view may take in memory when it repeats fewer bytes of its file."""
 
 # Attributes under which wrappers keep the module they wrap, and so segments of its names.
 WRAPPERS = {
@@ -179,6 +181,12 @@ class Checkpoint(Mapping[str, TensorSpec]):
         if self._live is not None:
             return self._live[name]
         extent = self.locate(name)
+        if extent.strides is not None and spec.nbytes > max(extent.length, MAX_REPEATED):
+            raise CheckpointError(
+                f"it is a view that repeats {extent.length} stored bytes to {spec.nbytes}; refused",
+                source=self.source,
+                where=name,
+            )
         return live.tensor_from_bytes(bytearray(self._bytes(extent)), spec, extent.strides)
 
     def _check_open(self) -> None:

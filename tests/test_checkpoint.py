@@ -206,3 +206,12 @@ class TestWhichFile:
         (tmp_path / "config.json").write_bytes(config)
         with pytest.raises(CheckpointError, match=words):
             _ = ckptmap.open_checkpoint(tmp_path).config
+
+
+def test_a_view_that_repeats_a_few_bytes_without_end_is_listed_and_not_loaded(tmp_path: Path) -> None:
+    torch.save({"small": torch.zeros(1).expand(3, 5), "endless": torch.zeros(1).expand(2**40)}, tmp_path / "views.pt")
+    checkpoint = ckptmap.open_checkpoint(tmp_path / "views.pt")
+    assert checkpoint["endless"].shape == (2**40,)
+    assert torch.equal(checkpoint.load("small"), torch.zeros(3, 5))
+    with pytest.raises(CheckpointError, match="endless: it is a view that repeats 4 stored bytes"):
+        checkpoint.load("endless")

@@ -78,9 +78,11 @@ def _rebuild_from_type_v2(args: tuple[object, ...]) -> object:
 
 
 def _ordered_dict(args: tuple[object, ...]) -> object:
+    if not args:
+        return {}  # by far the commonest: the hooks of every tensor
     if len(args) > 1:
         raise ValueError("an OrderedDict has more than one argument")
-    given = args[0] if args else ()
+    given = args[0]
     if type(given) is dict:
         return dict(given)
     if not isinstance(given, list | tuple):

@@ -108,7 +108,9 @@ class Tensor:
         base = self.storage.start if self.storage else 0
         elements = 0
         if 0 not in self.shape:
-            elements = 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+            elements = 1
+            for size, stride in zip(self.shape, self.strides, strict=True):
+                elements += (size - 1) * stride
         return base + self.offset * itemsize, elements * itemsize
 
     def spec(self, name: str) -> TensorSpec | None:

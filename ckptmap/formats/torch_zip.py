@@ -26,6 +26,7 @@ _END64_LOCATOR = struct.Struct("<4sIQI")
 _END64 = struct.Struct("<4sQ2H2I4Q")
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED = 1
+_NO_CHECKSUM = 0  # as torch.serialization.set_crc32_options(False) leaves it
 _TAIL = 64 * 1024 + _END.size
 _MAX_DIRECTORY = 48 * 1024 * 1024
 _MAX_ENTRIES = 300_000
@@ -81,14 +82,12 @@ def read_torch_zip(store: Store, file: str, *, at: str | None = None) -> Content
     tree, _ = unpickle(
         data, known=KNOWN, persistent=lambda saved_id: _storage_of(saved_id, storages), source=f"{source}/data.pkl"
     )
-    damaged = zlib.crc32(data) != pickled.checksum
+    damaged = pickled.checksum not in (_NO_CHECKSUM, zlib.crc32(data))
     del data
     chosen = find_state_dict(tree, at=at, source=source)
     notes = list(chosen.all_notes())
     if damaged:
-        notes.append(
-            "the checksum of data.pkl does not match: the file may be damaged (or was saved without checksums)"
-        )
+        notes.append("the checksum of data.pkl does not match: the file is damaged, or was edited by hand")
     if big_endian:
         notes.append("values are big-endian: names and shapes are read, values are not; save it on this machine first")
 

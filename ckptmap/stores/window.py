@@ -1,15 +1,13 @@
-"""A file of a store as a seekable stream, read in few and large requests."""
+"""A file of a store read at any place, in few and large requests."""
 
 from __future__ import annotations
-
-import io
 
 from ckptmap.stores.base import Store
 
 DEFAULT_WINDOW = 64 * 1024
 
 
-class WindowedFile(io.RawIOBase):
+class WindowedFile:
     """Reads a file of a store in windows and keeps the last few, so that small reads cost one request together.
 
     Args:
@@ -26,29 +24,6 @@ class WindowedFile(io.RawIOBase):
         self._window = window
         self._keep = keep
         self._windows: list[tuple[int, bytes]] = []
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
-        if base + offset < 0:
-            raise ValueError("seek to before the start of the file")
-        self._position = base + offset
-        return self._position
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self.read_at(self._position, len(buffer))
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Up to `length` bytes from `offset`: fewer only where the file ends."""

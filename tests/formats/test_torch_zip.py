@@ -316,6 +316,15 @@ def test_an_archive_without_checksums_or_with_wide_alignment(tmp_path):
     finally:
         torch.serialization.set_crc32_options(True)
     assert_same(path, read(path), state)
+    assert read(path).warnings == ()
+
+
+def test_a_changed_pickle_is_told_by_its_checksum(tmp_path):
+    path = saved(tmp_path, {"weight": torch.ones(3)})
+    path.write_bytes(path.read_bytes().replace(b"weight", b"wright"))
+    contents = read(path)
+    assert list(contents.tensors) == ["wright"]
+    assert "checksum of data.pkl does not match" in contents.warnings[0]
 
 
 def test_reading_loads_neither_torch_nor_numpy(tmp_path):

@@ -88,7 +88,7 @@ def _conditions() -> str:
 def _table(rows: list[Row]) -> str:
     lines = ["| what | ckptmap | peer | ratio | bar | holds |", "| --- | --- | --- | --- | --- | --- |"]
     for row in rows:
-        ratio = "–" if row.ratio is None else f"{row.ratio:.2g}"
+        ratio = "–" if row.ratio is None else f"{row.ratio:.2f}"
         holds = {True: "yes", False: "**no**", None: "–"}[row.holds]
         lines.append(f"| {' | '.join((row.what, row.ours, row.peer, ratio, row.bar, holds))} |")
     return "\n".join(lines)

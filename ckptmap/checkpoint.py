@@ -228,10 +228,7 @@ def open_checkpoint(
         CheckpointError: The source cannot be found or read, or is not a checkpoint.
     """
 
-    def select(name: str) -> bool:
-        kept = not include or any(fnmatchcase(name, pattern) for pattern in include)
-        return kept and not any(fnmatchcase(name, pattern) for pattern in exclude)
-
+    select = _selection(include, exclude) if include or exclude else None
     if not isinstance(source, str | os.PathLike):
         tensors = live.state_dict_of(source)
         specs = {name: live.spec_of(name, tensor) for name, tensor in tensors.items()}
@@ -247,11 +244,20 @@ def open_checkpoint(
     )
 
 
+def _selection(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
+    def select(name: str) -> bool:
+        kept = not include or any(fnmatchcase(name, pattern) for pattern in include)
+        return kept and not any(fnmatchcase(name, pattern) for pattern in exclude)
+
+    return select
+
+
 def _no_extent(name: str) -> Extent:
     raise CheckpointError("lies in memory, not in a file", where=name)
 
 
 def _wrapper_warnings(names: Iterable[str]) -> Iterator[str]:
-    segments = Counter(segment for name in names for segment in set(name.split(".")[:-1]) if segment in WRAPPERS)
-    for segment, count in segments.items():
-        yield f"{count} names carry `{segment}.`, put there by {WRAPPERS[segment]}; they are shown as they are stored"
+    text = "\n".join(names)  # one search instead of one a name: most checkpoints carry no wrapper at all
+    for segment, wrapper in WRAPPERS.items():
+        if f"{segment}." in text and (count := sum(segment in name.split(".")[:-1] for name in names)):
+            yield f"{count} names carry `{segment}.`, put there by {wrapper}; they are shown as they are stored"

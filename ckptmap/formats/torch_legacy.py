@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ckptmap.errors import CheckpointError
 from ckptmap.formats.base import Contents
+from ckptmap.formats.collection import without_collection
 from ckptmap.formats.state_dict import find_state_dict
 from ckptmap.formats.torch_globals import KNOWN
 from ckptmap.formats.torch_tensors import Storage, StorageType, Tensor, listing, make_storage, make_tensor, natural
@@ -16,7 +17,6 @@ from ckptmap.formats.unpickle import (
     TruncatedPickleError,
     refuse_persistent_id,
     unpickle,
-    without_collection,
 )
 from ckptmap.stores.base import Store
 from ckptmap.stores.window import WindowedFile

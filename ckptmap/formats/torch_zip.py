@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from ckptmap.errors import CheckpointError
 from ckptmap.formats.base import Contents
+from ckptmap.formats.collection import without_collection
 from ckptmap.formats.state_dict import find_state_dict
 from ckptmap.formats.torch_globals import KNOWN
 from ckptmap.formats.torch_tensors import Storage, Tensor, listing, make_storage
-from ckptmap.formats.unpickle import MAX_PICKLE_BYTES, unpickle, without_collection
+from ckptmap.formats.unpickle import MAX_PICKLE_BYTES, unpickle
 from ckptmap.stores.base import Store
 from ckptmap.stores.window import WindowedFile
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import struct
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 
 from ckptmap.errors import CheckpointError
 from ckptmap.formats.pickle_machine import CutOffError, Known, Machine
@@ -49,18 +47,6 @@ def unpickle(
         raise TruncatedPickleError("the pickle is cut off; download the file again", source=source) from None
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
         raise _broken(machine, start, source, str(error) or type(error).__name__) from None
-
-
-@contextmanager
-def without_collection() -> Iterator[None]:
-    """Nothing becomes garbage while a file is read; looking for it again and again takes a third of the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _broken(machine: Machine, start: int, source: str, what: str) -> CheckpointError:

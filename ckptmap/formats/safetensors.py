@@ -13,7 +13,6 @@ from typing import Any, TypeGuard
 from ckptmap.errors import CheckpointError
 from ckptmap.formats import strict_json
 from ckptmap.formats.base import Contents, Extent
-from ckptmap.formats.collection import without_collection
 from ckptmap.spec import DTYPE_BITS, TensorSpec
 from ckptmap.stores.base import Store
 
@@ -59,8 +58,7 @@ def read_safetensors(store: Store, file: str, *, first_read: int = FIRST_READ) -
     if len(text) < length:
         text += store.read(file, len(first), length - len(text))
     data_start = LENGTH_FIELD + length
-    with without_collection():
-        tensors, begins, metadata = _validated(text, size - data_start, source)
+    tensors, begins, metadata = _validated(text, size - data_start, source)
 
     def locate(name: str) -> Extent:
         return Extent(file, data_start + begins[name], tensors[name].nbytes)

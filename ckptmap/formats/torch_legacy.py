@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from ckptmap.errors import CheckpointError
 from ckptmap.formats.base import Contents
-from ckptmap.formats.collection import without_collection
 from ckptmap.formats.state_dict import find_state_dict
 from ckptmap.formats.torch_globals import KNOWN
 from ckptmap.formats.torch_tensors import Storage, StorageType, Tensor, listing, make_storage, make_tensor, natural
@@ -35,7 +34,6 @@ _MAX_TAR_MEMBERS = 1000
 Persistent = Callable[[object], object]
 
 
-@without_collection()
 def read_torch_legacy(store: Store, file: str, *, at: str | None = None) -> Contents:
     """Lists the tensors of a file that torch.save wrote before torch 1.6, or without its zip format.
 
@@ -184,7 +182,6 @@ class _Part:
     end: int
 
 
-@without_collection()
 def read_torch_tar(store: Store, file: str, *, at: str | None = None) -> Contents:
     """Lists the tensors of a tar file, as torch.save wrote them before torch 0.2.
 

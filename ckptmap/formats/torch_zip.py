@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from ckptmap.errors import CheckpointError
 from ckptmap.formats.base import Contents
-from ckptmap.formats.collection import without_collection
 from ckptmap.formats.state_dict import find_state_dict
 from ckptmap.formats.torch_globals import KNOWN
 from ckptmap.formats.torch_tensors import Storage, Tensor, listing, make_storage
@@ -51,7 +50,6 @@ class Member:
     header: int
 
 
-@without_collection()
 def read_torch_zip(store: Store, file: str, *, at: str | None = None) -> Contents:
     """Lists the tensors of a zip archive made by torch.save or torch.jit.save.
 

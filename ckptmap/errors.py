@@ -43,3 +43,7 @@ class CheckpointError(CkptmapError, OSError):
 
 def _checkpoint_error(problem: str, source: str, where: str) -> CheckpointError:
     return CheckpointError(problem, source=source, where=where)
+
+
+class ArchitectureError(CkptmapError, ValueError):
+    """A model class could not be found, built or traced."""

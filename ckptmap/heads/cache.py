@@ -1,0 +1,64 @@
+"""Class inventories kept on disk, so that the next question about the same class needs no import of transformers.
+
+The folder is `$CKPTMAP_CACHE`, else `$XDG_CACHE_HOME/ckptmap`, else `~/.cache/ckptmap`; deleting it is always safe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ckptmap.heads.inventory import ClassInventory
+
+FORMAT = 1
+"""Raised whenever an inventory or what it means changes."""
+
+
+def cache_folder() -> Path:
+    """Where inventories are kept."""
+    if chosen := os.environ.get("CKPTMAP_CACHE"):
+        return Path(chosen).expanduser() / "heads"
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "ckptmap" / "heads"
+
+
+def cache_key(
+    class_name: str, config: Mapping[str, Any], overrides: Mapping[str, Any], key_mapping: Mapping[str, str] | None
+) -> str:
+    """The file name of an inventory: a hash of all that it depends on."""
+    what = [FORMAT, _version("transformers"), _version("torch"), class_name, config, overrides, key_mapping]
+    text = json.dumps(what, sort_keys=True, default=str)
+    return f"{class_name}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+
+
+def cached(key: str) -> ClassInventory | None:
+    """The inventory kept under a key; None where there is none or it cannot be read."""
+    try:
+        return ClassInventory.from_json(json.loads((cache_folder() / key).read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return None
+
+
+def keep(key: str, inventory: ClassInventory) -> None:
+    """Keep an inventory, whole or not at all; a folder that cannot be written is no error."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".tmp", delete=False) as file:
+            json.dump(inventory.to_json(), file, separators=(",", ":"))
+        os.replace(file.name, folder / key)
+    except OSError:
+        return
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"

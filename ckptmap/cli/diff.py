@@ -16,7 +16,6 @@ from ckptmap.cli.common import (
 from ckptmap.diff import diff
 from ckptmap.report.diff import diff_document, diff_json, diff_names
 
-HELP = "Show which names, shapes and dtypes differ between two checkpoints. Exits 0 if none do, 1 if some do."
 EXAMPLES = """\
   ckptmap diff FacebookAI/roberta-base ./my-finetune
   ckptmap diff ./v1 ./v2 --format markdown

@@ -15,7 +15,6 @@ from ckptmap.cli.common import (
 )
 from ckptmap.report.inspect import inspect_document, inspect_json
 
-HELP = "Show the tensors of a checkpoint: names, shapes, dtypes, grouped by layer pattern."
 EXAMPLES = """\
   ckptmap inspect FacebookAI/roberta-base
   ckptmap inspect runs/checkpoint-500 --all

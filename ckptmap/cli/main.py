@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
 import ckptmap
 from ckptmap.errors import CkptmapError
 
-VERBS = ("inspect", "diff")
+VERBS = {
+    "inspect": "Show the tensors of a checkpoint: names, shapes, dtypes, grouped by layer pattern.",
+    "diff": "Show which names, shapes and dtypes differ between two checkpoints. Exits 0 if none do, 1 if some do.",
+    "heads": "Show for each head class what from_pretrained would load, miss and initialise, from headers alone.",
+}
+"""Each verb with what it does; its module is ckptmap/cli/<verb>.py."""
 
 COULD_NOT_TELL = 2
 INTERRUPTED = 130
@@ -20,8 +28,11 @@ BROKEN_PIPE = 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; nothing but an exit code leaves this function."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without × is no reason to fail
     try:
-        args = make_parser().parse_args(argv)
+        args = make_parser(argv).parse_args(argv)
     except SystemExit as end:  # argparse has printed what there is to say
         return end.code if isinstance(end.code, int) else COULD_NOT_TELL
     try:
@@ -34,38 +45,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (`head`, a pager) has gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except CkptmapError as error:
-        if args.debug:
-            raise
-        print(f"ckptmap: {error}", file=sys.stderr)
-        return COULD_NOT_TELL
     except Exception as error:
         if args.debug:
-            raise
-        print(
-            f"ckptmap: a fault of ckptmap itself: {type(error).__name__}: {error}\n"
-            "Please report it, with what `--debug` shows.",
-            file=sys.stderr,
-        )
+            traceback.print_exc()
+        elif isinstance(error, CkptmapError):
+            print(f"ckptmap: {error}", file=sys.stderr)
+        elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            print("ckptmap: the output cannot be written: no space left", file=sys.stderr)
+        else:
+            print(
+                f"ckptmap: a fault of ckptmap itself: {type(error).__name__}: {error}\n"
+                "Please report it, with what `--debug` shows.",
+                file=sys.stderr,
+            )
         return COULD_NOT_TELL
     return code
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser with all verbs and flags."""
+def make_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """The parser; when `argv` says which verb is meant, only that verb's module is imported."""
+    words = sys.argv[1:] if argv is None else argv
+    wanted = next((word for word in words if word in VERBS), None)
     parser = argparse.ArgumentParser(prog="ckptmap", description=ckptmap.__doc__.partition("\n")[0])
     parser.add_argument("--version", action="version", version=f"ckptmap {ckptmap.__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for name in VERBS:
-        module = import_module(f"ckptmap.cli.{name}")
+    for name, summary in VERBS.items():
         verb = verbs.add_parser(
             name,
-            help=module.HELP,
-            description=module.HELP,
-            epilog=f"examples:\n{module.EXAMPLES}",
+            help=summary,
+            description=summary,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        if wanted not in (None, name):
+            continue
+        module = import_module(f"ckptmap.cli.{name}")
+        verb.epilog = f"examples:\n{module.EXAMPLES}"
         module.add_arguments(verb)
         verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
         verb.set_defaults(run=module.run)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from ckptmap.checkpoint import Checkpoint, Source, open_checkpoint
@@ -32,6 +33,7 @@ def heads(
     config: Mapping[str, Any] | None = None,
     all_classes: bool = False,
     use_cache: bool = True,
+    in_child: bool = False,
 ) -> HeadsReport:
     """Say for each head class of a checkpoint's family what loading the checkpoint into it would do.
 
@@ -43,6 +45,7 @@ def heads(
         config: A config.json's content; by default the one beside the checkpoint.
         all_classes: Also the public classes of the modeling files that no auto table names.
         use_cache: Whether inventories of classes may be read from and kept on disk.
+        in_child: Import transformers in a process of its own, not in this one.
 
     Raises:
         CheckpointError: The checkpoint cannot be opened, or has no config.
@@ -61,7 +64,7 @@ def heads(
     for name in dict.fromkeys(names):
         try:
             answers[name], note = _answer(
-                name, shapes, config, config_overrides or {}, _checked_mapping(key_mapping), use_cache
+                name, shapes, config, config_overrides or {}, _checked_mapping(key_mapping), use_cache, in_child
             )
         except ArchitectureError as error:
             if asked_by_name:
@@ -71,7 +74,13 @@ def heads(
             notes = tuple(dict.fromkeys((*notes, *note)))
     if not answers:
         raise ArchitectureError("no class of the family can be built: " + "; ".join(skipped.values()))
-    owners = _owners({name: inventory for name, (inventory, _) in answers.items()}, config)
+    inventories = {name: inventory for name, (inventory, _) in answers.items()}
+    for name in _architectures(config):
+        if name not in inventories:
+            # Only to tell what the tensors belong to that a class asked for by name does not use.
+            with suppress(ArchitectureError, InternalsChangedError):
+                inventories[name] = class_inventory(name, config, {}, None, use_cache=use_cache, in_child=in_child)
+    owners = _owners(inventories, _architectures(config))
     reports = {name: head_report(*answer, owners) for name, answer in answers.items()}
     return HeadsReport(opened.source, model_type, f"transformers {library_version()}", reports, skipped, notes)
 
@@ -83,11 +92,12 @@ def _answer(
     overrides: Mapping[str, Any],
     key_mapping: Mapping[str, str] | None,
     use_cache: bool,
+    in_child: bool,
 ) -> tuple[tuple[ClassInventory, Prediction], tuple[str, ...]]:
     """What a class expects and what loading would do, with a note when the usual way was not to be had."""
     release = library_version()
     try:
-        inventory = class_inventory(name, config, overrides, key_mapping, use_cache=use_cache)
+        inventory = class_inventory(name, config, overrides, key_mapping, use_cache=use_cache, in_child=in_child)
         tested = release.startswith(tuple(f"{minor}." for minor in TESTED))
         note = () if tested else (f"compared with transformers {', '.join(TESTED)}; {release} may load otherwise",)
         return (inventory, predict(inventory, shapes)), note
@@ -109,6 +119,7 @@ def class_inventory(
     key_mapping: Mapping[str, str] | None,
     *,
     use_cache: bool = True,
+    in_child: bool = False,
 ) -> ClassInventory:
     """What a class expects, from the disk or from transformers.
 
@@ -120,10 +131,16 @@ def class_inventory(
     key = cache.cache_key(name, bare, overrides, key_mapping)
     found = cache.cached(key) if use_cache else None
     if found is None:
-        from ckptmap.heads import library
+        module = module_of(name, _model_type(config, name))
+        if in_child:
+            from ckptmap.heads.child import inventory_from_child
 
-        cls = library.model_class(module_of(name, _model_type(config, name)), name)
-        found = library.inventory_of(library.build(cls, library.class_config(cls, bare, overrides)), key_mapping)
+            found = inventory_from_child(module, name, bare, overrides, key_mapping)
+        else:
+            from ckptmap.heads import library
+
+            cls = library.model_class(module, name)
+            found = library.inventory_of(library.build(cls, library.class_config(cls, bare, overrides)), key_mapping)
         if use_cache:
             cache.keep(key, found)
     return found
@@ -151,12 +168,16 @@ def _shapes(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[Mapping[
     return fold_companions(shapes, method) if isinstance(method, Mapping) else (shapes, ())
 
 
-def _owners(inventories: Mapping[str, ClassInventory], config: Mapping[str, Any]) -> Mapping[str, str]:
-    """The class that a name belongs to: the one that the checkpoint was saved from before others of the family."""
+def _architectures(config: Mapping[str, Any]) -> list[str]:
+    """The classes that a checkpoint was saved from, as its config says."""
     named = config.get("architectures")
-    first = [name for name in named if name in inventories] if isinstance(named, list) else []
+    return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+
+
+def _owners(inventories: Mapping[str, ClassInventory], first: Iterable[str]) -> Mapping[str, str]:
+    """The class that a name belongs to: one of the first classes before the others."""
     owners: dict[str, str] = {}
-    for name in dict.fromkeys((*first, *inventories)):
+    for name in dict.fromkeys((*(name for name in first if name in inventories), *inventories)):
         for tensor in inventories[name].shapes:
             owners.setdefault(tensor, name)
     return owners

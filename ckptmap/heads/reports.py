@@ -41,8 +41,8 @@ class HeadReport:
             `ignore_mismatched_sizes=True`.
         newly_initialized: Names of the model whose values would not come from the checkpoint.
         unreported: Those of `newly_initialized` that transformers names nowhere.
-        unwritten: Those of `newly_initialized` that nothing ever writes, so that they hold whatever was in memory; known
-            for the classes of the table that `benchmarks/unwritten.py` makes.
+        unwritten: Those of `newly_initialized` that nothing ever writes, so that they hold whatever was in memory;
+            known for the classes of the table that `benchmarks/unwritten.py` makes.
         backbone: How much of the pretrained part is loaded.
         head: How much of the rest is.
         errors: Conversions that fail, by target.

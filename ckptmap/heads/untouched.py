@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from math import pi, prod, sqrt
+from math import erf, exp, inf, pi, prod, sqrt
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ ROUNDING = {"F32": 0.0, "F64": 0.0, "F16": 0.001, "BF16": 0.004}
 """Dtypes looked at, and how far rounding to them moves a distribution (half a step of the most crowded values)."""
 STD_KEYS = ("initializer_range", "init_std", "initializer_std", "initializer_factor")
 LAYER_KEYS = ("num_hidden_layers", "num_layers", "n_layer", "encoder_layers", "decoder_layers")
+TORCH, KAIMING = "torch's default 1/√fan_in", "kaiming"
+LECUN = 0.87962566103423978
+"""Std of a normal distribution cut at 2 stds. Source: transformers 5.23.0, initialization.py, _variance_scaling."""
 STDS = (0.02, 1.0)
 """Stds of fresh weights where no config tells: what transformers falls back to, and torch's nn.Embedding.
 
@@ -65,24 +68,48 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class _Init:
-    """A random initialiser: std of a normal distribution or bound of a uniform one, and what it is called."""
+    """A random initialiser.
+
+    Attributes:
+        shape: Normal, or uniform around 0.
+        scale: The std of a normal distribution before it is cut, or the bound of a uniform one.
+        called: What people call it.
+        cut: Stds beyond which a normal distribution has nothing.
+    """
 
     shape: Literal["normal", "uniform"]
     scale: float
     called: str
+    cut: float = inf
 
     @property
     def std(self) -> float:
-        return self.scale if self.shape == "normal" else self.scale / sqrt(3)
+        if self.shape == "uniform":
+            return self.scale / sqrt(3)
+        if self.cut == inf:
+            return self.scale
+        return self.scale * sqrt(1 - self.cut * sqrt(2 / pi) * exp(-(self.cut**2) / 2) / erf(self.cut / sqrt(2)))
+
+    @property
+    def bound(self) -> float:
+        return self.scale if self.shape == "uniform" else self.scale * self.cut
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What one tensor looks like by itself, in numbers for people; `value` is that of a constant."""
+    """What one tensor looks like by itself.
+
+    Attributes:
+        kind: In one word.
+        numbers: In numbers for people.
+        value: Of a constant.
+        init: The initialiser it looks like.
+    """
 
     kind: Kind
     numbers: str
     value: float = 0.0
+    init: _Init | None = None
 
 
 def untouched(
@@ -146,16 +173,16 @@ def _of_weight(weight: _Look, bias: _Look | None, leaf: str) -> tuple[Says, str]
         if weight.kind == "constant" and weight.value in (0, 1):  # a norm, or a gate that starts closed
             return "untouched", f"its bias: {bias.numbers}"
         return "unclear", f"but its bias: {bias.numbers}"
-    if weight.kind == "grain" and bias.kind == "like":
+    if weight.kind == "grain" and not _moved(bias, weight):
         return "untouched", f"its bias: {bias.numbers}"
-    if bias.kind == "worked" and weight.kind != "grain":
+    if _moved(bias, weight) and weight.kind != "grain":
         return "trained", f"its bias: {bias.numbers}"
     return "unclear", f"but its bias: {bias.numbers}"
 
 
 def _of_bias(bias: _Look, weight: _Look | None) -> tuple[Says, str]:
     """Weigh a bias with its weight."""
-    if bias.kind == "worked":
+    if _moved(bias, weight):
         return "trained", ""
     if weight is None:
         return "unclear", "weak evidence alone"
@@ -165,6 +192,13 @@ def _of_bias(bias: _Look, weight: _Look | None) -> tuple[Says, str]:
 
 def _starts(bias: _Look) -> bool:
     return bias.kind == "grain" or (bias.kind == "constant" and bias.value == 0)
+
+
+def _moved(bias: _Look, weight: _Look | None) -> bool:
+    """Whether a bias has left its start; only beside weights that start so may it be small, uniform and fresh."""
+    if bias.kind == "like":
+        return weight is not None and weight.init is not None and weight.init.called not in (TORCH, KAIMING)
+    return bias.kind == "worked"
 
 
 def _sentence(says: Says, numbers: str, note: str) -> str:
@@ -189,21 +223,28 @@ def _stds(config: Mapping[str, Any], given: float | None) -> Iterator[tuple[str,
 
 
 def _inits(shape: tuple[int, ...], stds: Mapping[str, float]) -> Iterator[_Init]:
-    """Initialisers that may have made a weight. A normal distribution cut at ±2 differs from none of std 0.02.
+    """Initialisers that may have made a weight.
+
+    Most truncated normals (ViT's) are cut at ±2, a hundred stds of 0.02 away, and are normal for us.
 
     Source: torch 2.13.0, nn/init.py (kaiming, xavier) and nn/modules/linear.py, conv.py (reset_parameters);
-    transformers 5.23.0, modeling_t5.py (widths to the power of -0.5), modeling_wav2vec2.py (kaiming normal).
+    transformers 5.23.0, modeling_t5.py (widths to the power of -0.5), modeling_wav2vec2.py (kaiming normal),
+    modeling_modernbert.py (cut at 2 or 3 stds), initialization.py (lecun_normal_, whose 0.88 undoes the cut).
     """
-    yield from (_Init("normal", std, called) for called, std in stds.items())
+    for called, std in stds.items():
+        yield _Init("normal", std, called)
+        yield from (_Init("normal", std, f"{called}, cut at {cut} stds", cut) for cut in (2, 3))
     if len(shape) < 2:
         return
     fan_in, fan_out = prod(shape[1:]), shape[0] * prod(shape[2:])
-    yield _Init("uniform", 1 / sqrt(fan_in), "torch's default 1/√fan_in")
+    yield _Init("uniform", 1 / sqrt(fan_in), TORCH)
     yield _Init("uniform", sqrt(6 / (fan_in + fan_out)), "xavier")
     yield _Init("normal", sqrt(2 / (fan_in + fan_out)), "xavier")
-    yield _Init("normal", sqrt(2 / fan_in), "kaiming")
+    yield _Init("normal", sqrt(2 / fan_in), KAIMING)
     yield _Init("normal", 1 / sqrt(fan_in), "1/√fan_in")
     yield _Init("normal", 1 / sqrt(fan_out), "1/√fan_out")
+    yield _Init("normal", 1 / sqrt(fan_in) / LECUN, "lecun, cut at 2 stds", 2)
+    yield _Init("normal", 1 / sqrt(fan_in), "1/√fan_in, cut at 2 stds", 2)
 
 
 def _look(checkpoint: Checkpoint, name: str, pair: list[str], stds: Mapping[str, float], most: int) -> _Look:
@@ -231,7 +272,7 @@ def _look(checkpoint: Checkpoint, name: str, pair: list[str], stds: Mapping[str,
 def _look_at_bias(values: torch.Tensor, dtype: str, weight: tuple[int, ...]) -> _Look:
     numbers = f"not constant, from {values.min().item():.3g} to {values.max().item():.3g}; n {values.numel():,}"
     if len(weight) > 1:
-        init = _Init("uniform", 1 / sqrt(prod(weight[1:])), "torch's default 1/√fan_in")
+        init = _Init("uniform", 1 / sqrt(prod(weight[1:])), TORCH)
         std, most = values.std().item(), values.abs().max().item()
         if _near(init, std, most, values.numel(), ROUNDING[dtype]):
             places, shown = _grain(values, init) if dtype == "F32" else (0, 0)
@@ -252,19 +293,22 @@ def _look_at_noise(values: torch.Tensor, dtype: str, inits: list[_Init]) -> _Loo
     if n < MIN_PARAMETERS:
         return _Look("unseen", f"{n} values are too few to say")
     mean, std, most = rows.mean().item(), rows.std().item(), rows.abs().max().item()
+    lengths = rows.norm(dim=1)
+    if len(rows) > 2 and lengths.std().item() < 0.01 * lengths.mean().item() and n < 5000 * len(rows):
+        return _Look("unseen", f"rows are all of one length, as in a fixed table of sines; n {n:,}")
     spread = f"mean {mean:.1e}, kurtosis {_kurtosis(rows, mean, std):.1f}; n {n:,}"
     if std == 0 or abs(mean) > MAX_Z * std / sqrt(n) * (1 + 1e-6):
         return _Look("worked", f"std {std:.4g}, mean {mean:.1e} is not that of noise around 0; n {n:,}")
     near = [init for init in inits if _near(init, std, most, n, ROUNDING[dtype])]
     if dtype == "F32":
-        for init in near:
+        for init in (init for init in near if init.cut == inf):
             places, shown = _grain(values.reshape(-1), init)
             told = f"std {std:.4g} against {init.std:.4g} ({init.called}), {spread}; {shown:,} of {places:,} places"
             if places >= MIN_GRAIN and shown == places:
-                return _Look("grain", f"{told} show the grain of torch's generator")
+                return _Look("grain", f"{told} show the grain of torch's generator", init=init)
             # By chance one in three shows it.
             if places >= 4 * MIN_GRAIN and shown > 0.6 * places:
-                return _Look("partly", f"{told} show the grain of torch's generator: a part was never trained")
+                return _Look("partly", f"{told} show the grain of torch's generator: in part untouched")
     edge = _edge(rows, std)
     if edge > MAX_EDGE:
         return _Look("worked", f"std {std:.4g}, {spread}; a direction stands out by {edge:.0f} units of noise")
@@ -272,8 +316,8 @@ def _look_at_noise(values: torch.Tensor, dtype: str, inits: list[_Init]) -> _Loo
     limit = MAX_KS / sqrt(min(n, SAMPLE)) + ROUNDING[dtype]
     best = min(distances, key=distances.__getitem__, default=None)
     if best is not None and distances[best] <= limit:
-        return _Look("like", f"std {std:.4g} against {best.std:.4g} ({best.called}, {best.shape}), {spread}")
-    own = (_Init("normal", std, "its own"), _Init("uniform", most, "its own"))
+        return _Look("like", f"std {std:.4g} against {best.std:.4g} ({best.called}, {best.shape}), {spread}", init=best)
+    own = (_Init("normal", std, ""), _Init("normal", std / LECUN, "", 2), _Init("uniform", most, ""))
     if min(_distance(rows, init) for init in own) <= limit:
         return _Look("noise", f"std {std:.4g} is not a known initialiser's, {spread}")
     return _Look("worked", f"std {std:.4g}, {spread}; not shaped like fresh noise")
@@ -285,7 +329,7 @@ def _kurtosis(rows: torch.Tensor, mean: float, std: float) -> float:
 
 def _near(init: _Init, std: float, most: float, n: int, rounding: float) -> bool:
     """Whether the spread is that of the initialiser: variances of n values have a known error."""
-    if init.shape == "uniform" and most > init.scale * (1 + 2 * rounding + 1e-6):
+    if most > init.bound * (1 + 2 * rounding + 1e-6):
         return False
     error = sqrt((2 if init.shape == "normal" else 0.8) / n) / 2
     return abs(std / init.std - 1) <= MAX_Z * error + rounding / 4
@@ -297,7 +341,10 @@ def _distance(rows: torch.Tensor, init: _Init) -> float:
 
     flat = rows.reshape(-1)
     values = flat[:: -(-flat.numel() // SAMPLE)].double().sort().values / init.scale
-    expected = (1 + torch.erf(values / sqrt(2))) / 2 if init.shape == "normal" else ((1 + values) / 2).clamp(0, 1)
+    if init.shape == "normal":
+        expected = (1 + torch.erf(values / sqrt(2)) / erf(init.cut / sqrt(2))).clamp(0, 2) / 2
+    else:
+        expected = (1 + values).clamp(0, 2) / 2
     steps = torch.arange(len(values) + 1, dtype=torch.float64) / len(values)
     return max((steps[1:] - expected).max().item(), (expected - steps[:-1]).max().item())
 

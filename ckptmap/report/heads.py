@@ -9,7 +9,7 @@ from typing import Any
 from ckptmap.heads import Coverage, HeadReport, HeadsReport
 from ckptmap.report.document import Document, Row, Section, Tone, count_text, pattern_rows, shape_text
 
-OVERVIEW_COLUMNS = ("class", "verdict", "backbone", "head", "newly initialized", "mismatched", "not used")
+OVERVIEW_COLUMNS = ("class", "backbone loaded", "head loaded", "newly initialized", "mismatched", "not used")
 
 TONES: dict[str, Tone] = {"ready": "added", "backbone not loaded": "removed", "will raise": "removed"}
 
@@ -64,7 +64,7 @@ def head_sections(head: HeadReport, *, every: bool = False) -> tuple[Section, ..
         *_not_used(head, every),
     ]
     if head.dropped:
-        rows = pattern_rows({name: () for name in head.dropped}, every=every)
+        rows = pattern_rows(dict.fromkeys(head.dropped, ()), every=every)
         sections.append(Section("in the file, used for nothing and reported nowhere", rows, ("tensor", "count")))
     return tuple(section for section in sections if section.rows)
 
@@ -118,9 +118,8 @@ def _overview(head: HeadReport) -> Row:
     new = f"{count_text(len(head.newly_initialized), 'tensor')}, {head.new_parameters:,} parameters"
     return (
         head.class_name,
-        head.verdict,
-        f"{head.backbone.loaded_tensors} of {head.backbone.tensors}",
-        f"{head.head.loaded_tensors} of {head.head.tensors}",
+        f"backbone {head.backbone.loaded_tensors} of {head.backbone.tensors}",
+        f"head {head.head.loaded_tensors} of {head.head.tensors}" if head.head.tensors else "no head",
         f"new: {new}" if head.newly_initialized else "nothing new",
         f"{len(head.mismatched_keys)} mismatched" if head.mismatched_keys else "",
         f"{len(head.unexpected_keys)} not used" if head.unexpected_keys else "",
@@ -186,7 +185,9 @@ def _not_used(head: HeadReport, every: bool) -> Iterable[Section]:
         belongs = f", they belong to {owner}" if owner else ", no class of the family has them"
         cells = {name: (_file_spelling(name, head.spellings.get(name, ())),) for name in names}
         rows = pattern_rows(cells, every=every)
-        yield Section(f"not used: {count_text(len(names), 'tensor')}{belongs}", rows, ("tensor", "in the file", "count"))
+        yield Section(
+            f"not used: {count_text(len(names), 'tensor')}{belongs}", rows, ("tensor", "in the file", "count")
+        )
 
 
 def _file_spelling(name: str, originals: Collection[str]) -> str:

@@ -1,0 +1,118 @@
+"""`ckptmap heads`: what each head class would load."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ckptmap.cli.common import (
+    SOURCE_HELP,
+    add_choices,
+    add_output,
+    open_source,
+    show_document,
+    show_json,
+    show_names,
+)
+from ckptmap.errors import CheckpointError
+from ckptmap.heads import heads
+from ckptmap.report.heads import head_document, heads_document, heads_json
+
+EXAMPLES = """\
+  ckptmap heads FacebookAI/roberta-base
+  ckptmap heads FacebookAI/roberta-base --class RobertaForSequenceClassification --num-labels 5
+  ckptmap heads model.safetensors --config config.json
+  ckptmap heads ./my-checkpoint --format markdown"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's operand and flags."""
+    parser.add_argument("source", metavar="A", help=f"{SOURCE_HELP}; A#Class for one class in full")
+    which = parser.add_argument_group("which classes, and how they are configured")
+    which.add_argument(
+        "--class",
+        dest="classes",
+        metavar="NAME",
+        action="append",
+        help="one class in full; may be given more than once",
+    )
+    which.add_argument("--all-classes", action="store_true", help="also classes that no auto table names")
+    which.add_argument("--config", metavar="FILE", type=Path, help="a config.json, for a checkpoint without one")
+    which.add_argument("--model-type", metavar="TYPE", help="a model type with its default config, in place of a file")
+    which.add_argument("--num-labels", metavar="N", type=int, help="as from_pretrained(…, num_labels=N)")
+    which.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="any config value, as JSON or text; repeatable"
+    )
+    which.add_argument(
+        "--key-mapping", metavar="FILE", type=Path, help="a JSON object, as from_pretrained(key_mapping=…)"
+    )
+    which.add_argument("--no-cache", action="store_true", help="neither read nor keep what classes expect on disk")
+    add_choices(parser)
+    add_output(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show the report; 0."""
+    source, _, class_name = args.source.partition("#")
+    classes = [*(args.classes or ()), *([class_name] if class_name else ())]
+    with open_source(args, source) as checkpoint:
+        report = heads(
+            checkpoint,
+            classes or None,
+            config_overrides=_overrides(args),
+            key_mapping=_read_json(args.key_mapping) if args.key_mapping else None,
+            config=_config(args, checkpoint.config),
+            all_classes=args.all_classes,
+            use_cache=not args.no_cache,
+        )
+    if args.quiet:
+        if classes:
+            show_names(dict.fromkeys(name for head in report.values() for name in sorted(head.newly_initialized)))
+        else:
+            show_names(f"{name}: {head.verdict}" for name, head in report.items())
+    elif args.format == "json":
+        show_json(heads_json(report))
+    elif classes:
+        for head in report.values():
+            show_document(args, head_document(report, head, every=args.all))
+    else:
+        show_document(args, heads_document(report))
+    return 0
+
+
+def _overrides(args: argparse.Namespace) -> dict[str, Any]:
+    overrides: dict[str, Any] = {}
+    for text in args.set:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise CheckpointError("must be KEY=VALUE", source=f"--set {text}")
+        try:
+            overrides[key] = json.loads(value)
+        except ValueError:
+            overrides[key] = value
+    if args.num_labels is not None:
+        overrides["num_labels"] = args.num_labels
+    return overrides
+
+
+def _config(args: argparse.Namespace, beside: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if args.config is not None:
+        return _read_json(args.config)
+    if args.model_type is not None:
+        return {"model_type": args.model_type}
+    return beside
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}", source=str(path)) from None
+    except ValueError as error:
+        raise CheckpointError(f"is not JSON: {error}", source=str(path)) from None
+    if not isinstance(value, dict):
+        raise CheckpointError("is not a JSON object", source=str(path))
+    return value

@@ -78,7 +78,7 @@ FAMILIES: Mapping[str, tuple[str, str, dict[str, Any]]] = {
     "t5": (
         "T5ForSequenceClassification",
         "ended classes",
-        {**TEXT, "d_model": WIDTH, "d_ff": 128, "d_kv": 16, "num_layers": 2, "num_heads": 4, "eos_token_id": 1,
+        {**TEXT, "d_model": WIDTH, "d_ff": 128, "d_kv": 16, "num_layers": 2, "num_heads": 4,
          "decoder_start_token_id": 0},
     ),
     "bart": ("BartForSequenceClassification", "ended classes", BART),
@@ -138,7 +138,7 @@ def batches(kind: str) -> Iterator[dict[str, torch.Tensor]]:
         tokens[:, ::2] = tokens[:, ::2] // 2 + labels[:, None] * (VOCABULARY // 2 - 2)
         tokens.clamp_(3, VOCABULARY - 1)
         if kind == "ended classes":
-            tokens[:, -1] = 1
+            tokens[:, -1] = 2
         if kind in ("classes", "ended classes"):
             yield {"input_ids": tokens, "labels": labels}
         elif kind == "tokens":

@@ -70,7 +70,11 @@ def main() -> None:
             print(f"{class_name}: {', '.join(names)}")
     print(f"{len(found)} of {tried} classes leave memory unwritten")
     if args.write:
-        table = {"transformers": transformers.__version__, "torch": torch.__version__.partition("+")[0], "classes": found}
+        table = {
+            "transformers": transformers.__version__,
+            "torch": torch.__version__.partition("+")[0],
+            "classes": found,
+        }
         TABLE.write_text(json.dumps(table, indent=1) + "\n")
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import cached_property
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from ckptmap.errors import CheckpointError
-from ckptmap.formats import Contents, Extent, live, read_file, strict_json
-from ckptmap.sources import locate_source
+from ckptmap.formats import Contents, Extent, live, read_file
+from ckptmap.sources import locate_source, locate_store
 from ckptmap.spec import TensorSpec
 from ckptmap.stores import Store
+from ckptmap.stores.local import LocalStore
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +34,7 @@ MAX_REPEATED = 1 << 30
 
 # Attributes under which wrappers keep the module they wrap, and so segments of its names.
 WRAPPERS = {
-    "module": "DistributedDataParallel or DataParallel",
+    "module": "DistributedDataParallel",
     "_orig_mod": "torch.compile",
     "_fsdp_wrapped_module": "FullyShardedDataParallel",
 }
@@ -49,6 +52,10 @@ class Checkpoint(Mapping[str, TensorSpec]):
         metadata: Free text that the files carry.
         ties: Groups of names that are one stored tensor.
         warnings: What a person should know of how it was read.
+        unfiltered: How many tensors there were before `include` and `exclude`.
+        left_out: How many tensors could not be read (sparse, quantized, …) and so are not in the mapping.
+        part: Which part of a pickle was taken, as dotted keys; None for all of it.
+        commit: The full commit of a Hub repo, once known; None for anything else.
     """
 
     def __init__(
@@ -59,22 +66,30 @@ class Checkpoint(Mapping[str, TensorSpec]):
         names: Literal["on disk", "in memory"],
         store: Store | None = None,
         tensors: Mapping[str, torch.Tensor] | None = None,
-        select: Callable[[str], bool] | None = None,
+        has_config: bool = False,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
         warnings: Sequence[str] = (),
     ) -> None:
         self._contents = contents
         self._store = store
         self._live = tensors
         self._closed = False
-        specs = contents.tensors
-        self._tensors = specs if select is None else {name: spec for name, spec in specs.items() if select(name)}
+        self._has_config = has_config
+        self._filter = [*(f"--include {text!r}" for text in include), *(f"--exclude {text!r}" for text in exclude)]
+        specs, select = contents.tensors, _selection(include, exclude)
+        self._tensors = {name: spec for name, spec in specs.items() if select(name)} if self._filter else specs
+        self.unfiltered = len(specs)
+        self.left_out = sum(map(select, contents.left_out))
+        self.part = contents.part
+        self.commit = store.commit if store else None
         self.source = source
         self.names = names
         self.metadata = dict(contents.metadata)
         self.ties = tuple(
             kept for group in contents.ties if len(kept := tuple(name for name in group if name in self._tensors)) > 1
         )
-        self.warnings = (*warnings, *contents.warnings, *_wrapper_warnings(specs))
+        self.warnings = (*warnings, *contents.warnings, *_wrapper_warnings(self._tensors))
 
     def __getitem__(self, name: str) -> TensorSpec:
         return self._tensors[name]
@@ -103,6 +118,18 @@ class Checkpoint(Mapping[str, TensorSpec]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def check_filter(self) -> None:
+        """Refuse to go on with nothing.
+
+        Raises:
+            CheckpointError: `include` and `exclude` left none of the tensors that there are.
+        """
+        if self.unfiltered and not self:
+            first = next(iter(self._contents.tensors))
+            raise CheckpointError(
+                f"no name is left by {' '.join(self._filter)}; the first name is {first[:200]!r}", source=self.source
+            )
 
     def close(self) -> None:
         """Let go of what was read from; names stay, reading values afterwards is an error."""
@@ -134,24 +161,12 @@ class Checkpoint(Mapping[str, TensorSpec]):
 
     @cached_property
     def config(self) -> Mapping[str, Any] | None:
-        """What `config.json` beside the files says; None where there is none.
+        """What `config.json` beside the files says; None where there is none, or where it tells of other files.
 
         Raises:
             CheckpointError: The file is there but is not a JSON object.
         """
-        if self._store is None or CONFIG not in self._store.files():
-            return None
-        source = f"{self._store.label}/{CONFIG}"
-        size = self._store.size(CONFIG)
-        if size > MAX_CONFIG:
-            raise CheckpointError(f"a config of {size} bytes is larger than any real one; refused", source=source)
-        try:
-            config = strict_json.loads(self._store.read(CONFIG, 0, size))
-        except ValueError as error:
-            raise CheckpointError(f"is not JSON: {error}", source=source) from None
-        if not isinstance(config, dict):
-            raise CheckpointError("is not a JSON object", source=source)
-        return config
+        return _config_in(self._store) if self._store is not None and self._has_config else None
 
     def file_of(self, name: str) -> str | None:
         """The file that holds one tensor; None for a live module."""
@@ -212,6 +227,40 @@ class Checkpoint(Mapping[str, TensorSpec]):
         return (name for name in self if name not in again)
 
 
+def read_config(source: str, *, revision: str | None = None, subfolder: str | None = None) -> Mapping[str, Any] | None:
+    """What the config.json of a folder or repo says, weights or not; None where there is none.
+
+    Args:
+        source: A config file, a folder, or a Hub repo, as `open_checkpoint` takes them.
+        revision: Branch, tag or commit of a Hub repo.
+        subfolder: Folder in the repo or folder.
+
+    Raises:
+        CheckpointError: The source cannot be found, or its config is not a JSON object.
+    """
+    path = Path(source)
+    if path.is_file() and path.suffix == ".json":
+        return _config_in(LocalStore(path.parent), path.name)
+    return _config_in(locate_store(source, revision=revision, subfolder=subfolder))
+
+
+def _config_in(store: Store, file: str = CONFIG) -> Mapping[str, Any] | None:
+    if file not in store.files():
+        return None
+    source = f"{store.label}/{file}"
+    size = store.size(file)
+    if size > MAX_CONFIG:
+        raise CheckpointError(f"a config of {size} bytes is larger than any real one; refused", source=source)
+    try:
+        # Not strict: transformers itself writes Infinity.
+        config = json.loads(store.read(file, 0, size).decode())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"is not JSON: {error}", source=source) from None
+    if not isinstance(config, dict):
+        raise CheckpointError("is not a JSON object", source=source)
+    return config
+
+
 @contextmanager
 def _without_collection() -> Iterator[None]:
     """Nothing becomes garbage while headers are read; Python looking for it again and again takes half of the time."""
@@ -232,8 +281,8 @@ def open_checkpoint(
     subfolder: str | None = None,
     variant: str | None = None,
     at: str | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
 ) -> Checkpoint:
     """Open a checkpoint by its headers; no values are read and no code from it runs.
 
@@ -244,26 +293,35 @@ def open_checkpoint(
         subfolder: Folder in the repo or folder.
         variant: As in transformers: `fp16` reads `model.fp16.safetensors`.
         at: Which part of a pickle to take, as a dotted path of keys (`model`, `ema.state_dict`).
-        include: Keep only names that match one of these patterns (`*` any text, dots too).
-        exclude: Leave out names that match one of these patterns.
+        include: Keep only names that match this pattern, or one of these (`*` any text, dots too; `?` any one
+            character; `[ab]` one of these).
+        exclude: Leave out names that match this pattern, or one of these.
 
     Raises:
         CheckpointError: The source cannot be found or read, or is not a checkpoint.
     """
-
-    select = _selection(include, exclude) if include or exclude else None
+    include = (include,) if isinstance(include, str) else include
+    exclude = (exclude,) if isinstance(exclude, str) else exclude
     if not isinstance(source, str | os.PathLike):
-        tensors = live.state_dict_of(source)
-        specs = {name: live.spec_of(name, tensor) for name, tensor in tensors.items()}
-        contents = Contents(specs, {}, _no_extent, ties=live.ties_of(tensors))
         label = "state dict" if isinstance(source, Mapping) else f"nn.Module {type(source).__name__}"
-        return Checkpoint(contents, source=label, names="in memory", tensors=tensors, select=select)
+        chosen = {"revision": revision, "subfolder": subfolder, "variant": variant, "at": at}
+        if given := [name for name, value in chosen.items() if value is not None]:
+            raise CheckpointError(f"{', '.join(given)}: chooses what is read of files; leave it out", source=label)
+        contents, tensors = live.read_live(source)
+        return Checkpoint(contents, source=label, names="in memory", tensors=tensors, include=include, exclude=exclude)
 
     place = locate_source(source, revision=revision, subfolder=subfolder, variant=variant)
     contents = read_file(place.store, place.file, at=at)
     label = place.store.label if place.whole_folder else f"{place.store.label}/{place.file}"
     return Checkpoint(
-        contents, source=label, names="on disk", store=place.store, select=select, warnings=place.warnings
+        contents,
+        source=label if contents.part is None else f"{label} (part {contents.part[:200]!r})",
+        names="on disk",
+        store=place.store,
+        has_config=place.has_config,
+        include=include,
+        exclude=exclude,
+        warnings=place.warnings,
     )
 
 
@@ -275,12 +333,9 @@ def _selection(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str]
     return select
 
 
-def _no_extent(name: str) -> Extent:
-    raise CheckpointError("lies in memory, not in a file", where=name)
-
-
 def _wrapper_warnings(names: Iterable[str]) -> Iterator[str]:
     text = "\n".join(names)  # one search instead of one a name: most checkpoints carry no wrapper at all
     for segment, wrapper in WRAPPERS.items():
         if f"{segment}." in text and (count := sum(segment in name.split(".")[:-1] for name in names)):
-            yield f"{count} names carry `{segment}.`, put there by {wrapper}; they are shown as they are stored"
+            names_carry = "name carries" if count == 1 else "names carry"
+            yield f"{count:,} {names_carry} `{segment}.`, as {wrapper} does; they are shown as they are stored"

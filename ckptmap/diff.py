@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 
 from ckptmap.checkpoint import Checkpoint, Source, open_checkpoint
-from ckptmap.spec import Inventory, TensorSpec
+from ckptmap.spec import TensorSpec
 
 MAX_PREFIX_SEGMENTS = 3
+MAX_PREFIXES = 8
+"""More names than this that end alike tell nothing of a prefix: adapters repeat `lora_A.weight` thousands of times."""
+AGREE = " in name, shape and dtype"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +45,10 @@ class Diff:
         dtype_differs: Names of both sides whose dtypes differ; a tensor may be in both lists.
         same: Names whose shape and dtype agree.
         prefix: A mere change of prefix that would pair names of `only_left` and `only_right`, if there is one.
-        left: The left inventory.
-        right: The right inventory.
+        tied: Names of `only_left` and `only_right`, each with a name of both sides that it is one stored tensor with.
+        left_out: How many tensors could not be compared, as a side left them out (sparse, quantized, …).
+        left: The left checkpoint.
+        right: The right checkpoint.
     """
 
     only_left: tuple[str, ...]
@@ -51,20 +57,25 @@ class Diff:
     dtype_differs: tuple[Pair, ...]
     same: tuple[str, ...]
     prefix: PrefixChange | None
-    left: Inventory = field(repr=False, compare=False)
-    right: Inventory = field(repr=False, compare=False)
+    tied: tuple[tuple[str, str], ...]
+    left_out: int
+    left: Checkpoint = field(repr=False, compare=False)
+    right: Checkpoint = field(repr=False, compare=False)
 
     def __bool__(self) -> bool:
         return bool(self.only_left or self.only_right or self.shape_differs or self.dtype_differs)
 
     def __str__(self) -> str:
+        left_out = f"; {_tensors(self.left_out)} left out could not be compared" if self.left_out else ""
         if not self:
-            return f"all {_tensors(self.same)} agree in name, shape and dtype"
+            return f"{_all_agree(len(self.same))}{left_out}"
         differing = len({pair.name for pair in (*self.shape_differs, *self.dtype_differs)})
-        counts = f"{len(self.shape_differs)} in shape, {len(self.dtype_differs)} in dtype"
+        counts = f"{len(self.shape_differs):,} in shape, {len(self.dtype_differs):,} in dtype"
         return (
-            f"{_tensors(self.same)} the same, {len(self.only_left)} only left, {len(self.only_right)} only right, "
-            f"{differing} differ" + (f" ({counts})" if differing else "")
+            f"{_tensors(len(self.same))} the same in name, shape and dtype, {len(self.only_left):,} only left, "
+            f"{len(self.only_right):,} only right, {differing:,} differ"
+            + (f" ({counts})" if differing else "")
+            + left_out
         )
 
 
@@ -76,60 +87,98 @@ def diff(left: Source | Checkpoint, right: Source | Checkpoint) -> Diff:
         right: The same.
 
     Raises:
-        CheckpointError: One of them cannot be opened.
+        CheckpointError: One of them cannot be opened, or filters left nothing of both.
     """
-    return diff_inventories(
-        *(side if isinstance(side, Checkpoint) else open_checkpoint(side) for side in (left, right))
-    )
-
-
-def diff_inventories(left: Inventory, right: Inventory) -> Diff:
-    """Compare two inventories by name, shape and dtype."""
+    left = left if isinstance(left, Checkpoint) else open_checkpoint(left)
+    right = right if isinstance(right, Checkpoint) else open_checkpoint(right)
+    if not left and not right:
+        left.check_filter()
+        right.check_filter()
     both = [Pair(name, spec, right[name]) for name, spec in left.items() if name in right]
-    only_left = tuple(name for name in left if name not in right)
-    only_right = tuple(name for name in right if name not in left)
+    only_left = {name: spec.shape for name, spec in left.items() if name not in right}
+    only_right = {name: spec.shape for name, spec in right.items() if name not in left}
     return Diff(
-        only_left,
-        only_right,
+        tuple(only_left),
+        tuple(only_right),
         shape_differs=tuple(pair for pair in both if pair.left.shape != pair.right.shape),
         dtype_differs=tuple(pair for pair in both if pair.left.dtype != pair.right.dtype),
         same=tuple(pair.name for pair in both if pair.left == pair.right),
-        prefix=_prefix_change(only_left, only_right, at_least=min(len(left), len(right)) / 2),
+        prefix=_prefix_change(
+            _prefixes(only_left, _one_index(left)),
+            _prefixes(only_right, _one_index(right)),
+            at_least=min(len(left), len(right)) / 2,
+        ),
+        tied=(*_tied(left, right), *_tied(right, left)),
+        left_out=left.left_out + right.left_out,
         left=left,
         right=right,
     )
 
 
-def _tensors(names: Sized) -> str:
-    return f"{len(names):,} tensor" + ("" if len(names) == 1 else "s")
+def _tensors(count: int) -> str:
+    return f"{count:,} tensor" + ("" if count == 1 else "s")
 
 
-def _prefix_change(only_left: Iterable[str], only_right: Iterable[str], at_least: float) -> PrefixChange | None:
+def _all_agree(count: int) -> str:
+    if not count:
+        return "neither side has a tensor"
+    return f"the 1 tensor agrees{AGREE}" if count == 1 else f"all {count:,} tensors agree{AGREE}"
+
+
+def _tied(side: Checkpoint, other: Checkpoint) -> Iterator[tuple[str, str]]:
+    """Names that only one side has, with a name of both sides that is the same tensor there."""
+    for group in side.ties:
+        shared = next((name for name in group if name in other), None)
+        if shared is not None:
+            yield from ((name, shared) for name in group if name not in other)
+
+
+Prefixes = dict[tuple[str, tuple[int, ...]], list[str]]
+"""What may stand before the rest of a name, by that rest and the tensor's shape."""
+
+
+def _prefix_change(left: Prefixes, right: Prefixes, at_least: float) -> PrefixChange | None:
     """The one change of prefix that pairs most names, if it pairs so many that it cannot be chance.
 
     Heads of two models may share names below their own (`lm_head.dense`, `classifier.dense`) and be no renaming.
     """
-    left_prefixes: dict[str, list[str]] = {}
-    for name in only_left:
-        for prefix, rest in _splits(name):
-            left_prefixes.setdefault(rest, []).append(prefix)
     votes = Counter(
-        (left, right) for name in only_right for right, rest in _splits(name) for left in left_prefixes.get(rest, ())
+        change
+        for rest, prefixes in left.items()
+        if len(prefixes) <= MAX_PREFIXES and len(right.get(rest, ())) <= MAX_PREFIXES
+        for change in product(prefixes, right.get(rest, ()))
     )
     if not votes:
         return None
     # Among equally good changes the shortest says it best: `a.` to `b.`, not `a.c.` to `b.c.`.
-    (left, right), count = max(votes.items(), key=lambda item: (item[1], -len(item[0][0]) - len(item[0][1])))
-    return PrefixChange(left, right, count) if count >= max(2, at_least) else None
+    (before, after), count = max(votes.items(), key=lambda item: (item[1], -len(item[0][0]) - len(item[0][1])))
+    return PrefixChange(before, after, count) if count >= max(2, at_least) else None
 
 
-def _splits(name: str) -> Iterator[tuple[str, str]]:
-    """A name cut after each of its first segments, none of them an index, with one segment at least left."""
+def _prefixes(names: Mapping[str, tuple[int, ...]], index: str | None) -> Prefixes:
+    found: Prefixes = {}
+    for name, shape in names.items():
+        for prefix, rest in _splits(name, index):
+            found.setdefault((rest, shape), []).append(prefix)
+    return found
+
+
+def _one_index(names: Iterable[str]) -> str | None:
+    """The index that all names start with, as those of one part of an `nn.Sequential` do."""
+    first = {name.partition(".")[0] for name in names}
+    return first.pop() if len(first) == 1 else None
+
+
+def _splits(name: str, index: str | None) -> Iterator[tuple[str, str]]:
+    """A name cut after each of its first segments, with one segment at least left.
+
+    None of them is an index, but for `index` as the first of all.
+    """
     yield "", name
     cut = 0
     for _ in range(MAX_PREFIX_SEGMENTS):
         end = name.find(".", cut)
-        if end < 0 or name[cut:end].isdigit():
+        if end < 0 or (name[cut:end].isdigit() and not (cut == 0 and name[:end] == index)):
             return
         cut = end + 1
         yield name[:cut], name[cut:]

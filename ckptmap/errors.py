@@ -47,3 +47,49 @@ def _checkpoint_error(problem: str, source: str, where: str) -> CheckpointError:
 
 class ArchitectureError(CkptmapError, ValueError):
     """A model class could not be found, built or traced."""
+
+
+class RuleError(CkptmapError, ValueError):
+    """A rule file is wrong; all faults of it are told together, a line each.
+
+    Args:
+        problem: One line for each fault, with its place: `file:line:column: what; what to do`.
+        path: The file.
+        line: The line of the first fault, from 1.
+        column: Its column, from 1.
+    """
+
+    def __init__(self, problem: str, *, path: str = "", line: int = 0, column: int = 0) -> None:
+        self.path = path
+        self.line = line
+        self.column = column
+        super().__init__(problem)
+
+
+class PlanError(CkptmapError, ValueError):
+    """The rules do not fit these checkpoints.
+
+    Args:
+        problems: Everything that does not fit, a sentence each.
+    """
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+class ConvertError(CkptmapError, ValueError):
+    """The data do not allow a conversion: a tie is broken, padding is not zero, the target exists, …"""
+
+
+class ExportError(CkptmapError, ValueError):
+    """A target cannot say these rules.
+
+    Args:
+        problem: What cannot be said, and why.
+        rules: The lines of the rules.
+    """
+
+    def __init__(self, problem: str, rules: tuple[int, ...] = ()) -> None:
+        self.rules = rules
+        super().__init__(problem)

@@ -1,11 +1,12 @@
 """Many names as few lines: `encoder.layer.{0..11}.attention.{query,key,value}.weight`.
 
 A pattern stands for exactly its names, no more and no fewer: indices that do not form a full grid are told
-apart in several patterns.
+apart in several patterns, and a backslash stands before braces, commas and backslashes that names have of their own.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -58,8 +59,8 @@ def group(names: Iterable[str], traits: Mapping[str, Hashable] | None = None) ->
 
 
 def _is_index(word: str) -> bool:
-    # "07" is not an index: it would not come back from the number 7.
-    return word.isascii() and word.isdigit() and (word == "0" or word[0] != "0")
+    # "07" is not an index: it would not come back from the number 7. Nor is a number longer than any count.
+    return len(word) <= 18 and word.isascii() and word.isdigit() and (word == "0" or word[0] != "0")
 
 
 def _grids(indices: Sequence[tuple[str, ...]]) -> list[tuple[Choice, ...]]:
@@ -103,9 +104,9 @@ def _merge_siblings(patterns: list[tuple[Hashable, tuple[Choice, ...]]]) -> list
 
 def _spell(choice: Choice) -> str:
     if len(choice) == 1:
-        return choice[0]
+        return _literal(choice[0])
     if not _is_index(choice[0]):
-        return "{" + ",".join(choice) + "}"
+        return "{" + ",".join(map(_literal, choice)) + "}"
     runs: list[list[int]] = []
     for number in map(int, choice):
         if runs and number == runs[-1][-1] + 1:
@@ -113,6 +114,10 @@ def _spell(choice: Choice) -> str:
         else:
             runs.append([number])
     return "{" + ",".join(_spell_run(run) for run in runs) + "}"
+
+
+def _literal(word: str) -> str:
+    return re.sub(r"([{},\\])", r"\\\1", word)
 
 
 def _spell_run(run: list[int]) -> str:

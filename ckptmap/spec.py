@@ -37,6 +37,34 @@ Source: safetensors 0.8.0, `safetensors/src/tensor.rs`, enum `Dtype`. C128 is no
 name, in the same spelling, for the complex128 tensors that torch archives may hold.
 """
 
+TORCH_NAMES: Mapping[str, str] = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "U16": "uint16",
+    "I16": "int16",
+    "U32": "uint32",
+    "I32": "int32",
+    "U64": "uint64",
+    "I64": "int64",
+    "F4": "float4_e2m1fn_x2",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "C64": "complex64",
+    "C128": "complex128",
+}
+"""What torch calls these dtypes, those that it has.
+
+Source: safetensors 0.8.0, `bindings/python/py_src/safetensors/torch.py`, `_TYPES`; C128 is ours.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:

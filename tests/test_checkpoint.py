@@ -124,7 +124,10 @@ def test_wrapper_prefixes_are_reported_and_kept(tmp_path: Path) -> None:
         "module._orig_mod.b",
     }
     assert any("2 names carry `module.`" in text and "DistributedDataParallel" in text for text in checkpoint.warnings)
-    assert any("1 names carry `_orig_mod.`" in text for text in checkpoint.warnings)
+    assert any("1 name carries `_orig_mod.`, as torch.compile does" in text for text in checkpoint.warnings)
+    assert ckptmap.open_checkpoint(tmp_path, exclude="*_orig_mod*").warnings == (
+        "1 name carries `module.`, as DistributedDataParallel does; they are shown as they are stored",
+    )
 
 
 class TestWhichFile:
@@ -172,6 +175,11 @@ class TestWhichFile:
             ("./no/such/folder", "no such file or folder here"),
             ("nowhere.safetensors", "no such file or folder here"),
             ("a b", "not the name of a Hub repo"),
+            ("", "the source is empty"),
+            (" ", "the source is empty"),
+            ("~no-such-user-here/x.pt", "cannot be opened"),
+            ("x" * 5000, "cannot be opened"),
+            ("https://example.org/org/name", "not an address of"),
         ],
     )
     def test_nothing_there(self, source: str, words: str) -> None:
@@ -199,13 +207,86 @@ class TestWhichFile:
             ckptmap.open_checkpoint(path)
 
     @pytest.mark.parametrize(
-        ("config", "words"), [(b"{", "is not JSON"), (b"[]", "not a JSON object"), (b'{"a": NaN}', "NaN")]
+        ("config", "words"), [(b"{", "is not JSON"), (b"[]", "not a JSON object"), (b"[" * 100_000, "is not JSON")]
     )
     def test_a_broken_config(self, fixtures: Path, tmp_path: Path, config: bytes, words: str) -> None:
         shutil.copy(fixtures / "roberta-cls" / "model.safetensors", tmp_path)
         (tmp_path / "config.json").write_bytes(config)
         with pytest.raises(CheckpointError, match=words):
             _ = ckptmap.open_checkpoint(tmp_path).config
+
+
+def test_a_config_as_transformers_may_write_it(fixtures: Path, tmp_path: Path) -> None:
+    shutil.copy(fixtures / "roberta-cls" / "model.safetensors", tmp_path)
+    (tmp_path / "config.json").write_text('{"limit": Infinity}')
+    assert ckptmap.open_checkpoint(tmp_path).config == {"limit": float("inf")}
+
+
+def test_a_config_belongs_to_the_weights_and_to_no_other_file_beside_it(fixtures: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(fixtures / "roberta-cls", tmp_path / "run")
+    shutil.copy(folder / "model.safetensors", folder / "mine.safetensors")
+    torch.save({"a": torch.zeros(1)}, folder / "optimizer.bin")
+    torch.save({"a": torch.zeros(1)}, folder / "optimizer.pt")
+    for name in ("", "model.safetensors", "mine.safetensors"):
+        assert ckptmap.open_checkpoint(folder / name).config is not None
+    for name in ("optimizer.bin", "optimizer.pt"):
+        assert ckptmap.open_checkpoint(folder / name).config is None
+
+
+def test_a_filter_may_be_one_text_and_tells_how_many_there_were(fixtures: Path) -> None:
+    checkpoint = ckptmap.open_checkpoint(fixtures / "roberta-cls", include="classifier.*", exclude="*.bias")
+    assert (len(checkpoint), checkpoint.unfiltered) == (2, 41)
+    nothing = ckptmap.open_checkpoint(fixtures / "roberta-cls", include="nope", exclude=["a", "b"])
+    with pytest.raises(CheckpointError, match="--include 'nope' --exclude 'a' --exclude 'b'; the first name is 'class"):
+        nothing.check_filter()
+
+
+def test_a_live_source_has_no_files_to_choose_from() -> None:
+    for flag in ("revision", "subfolder", "variant", "at"):
+        with pytest.raises(CheckpointError, match=f"{flag}: chooses what is read of files"):
+            ckptmap.open_checkpoint({"a": torch.zeros(1)}, **{flag: "x"})
+
+
+def test_live_tensors_without_plain_bytes_are_left_out_and_told() -> None:
+    state = {
+        "plain": torch.zeros(1),
+        "sparse": torch.eye(3).to_sparse(),
+        "half": torch.zeros(2, dtype=torch.complex32),
+        "lazy": nn.parameter.UninitializedParameter(),
+        "fp4": torch.zeros(2, 8, dtype=torch.uint8).view(torch.float4_e2m1fn_x2),
+    }
+    checkpoint = ckptmap.open_checkpoint(state)
+    assert list(checkpoint) == ["plain", "fp4"]
+    assert checkpoint["fp4"] == ckptmap.TensorSpec("fp4", (2, 16), "F4")
+    assert checkpoint.left_out == 3
+    assert checkpoint.read("fp4") == bytes(16)
+    assert "left out, of dtype torch.complex32: half" in checkpoint.warnings
+    assert len(ckptmap.open_checkpoint(nn.Sequential(nn.LazyLinear(3), nn.Linear(1, 1)))) == 2
+
+
+def test_the_part_of_a_pickle_is_in_its_label(tmp_path: Path) -> None:
+    torch.save({"model": {"a": torch.zeros(1)}, "ema": {"a": torch.zeros(1)}}, tmp_path / "x.pt")
+    checkpoint = ckptmap.open_checkpoint(tmp_path / "x.pt", at="ema")
+    assert (checkpoint.part, checkpoint.source) == ("ema", f"{tmp_path}/x.pt (part 'ema')")
+    assert ckptmap.open_checkpoint(tmp_path / "x.pt").part == "model"
+    assert ckptmap.open_checkpoint(tmp_path / "x.pt", at=".").part is None
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_shard_alone_is_told(fixtures: Path, tmp_path: Path, named: bool) -> None:
+    shard = "model-00002-of-00003.safetensors"
+    shutil.copy(fixtures / "roberta-cls-sharded" / shard, tmp_path)
+    checkpoint = ckptmap.open_checkpoint(tmp_path / shard if named else tmp_path)
+    assert checkpoint.warnings == (f"{shard} is shard 2 of 3; the index and other shards were not read",)
+
+
+def test_a_name_below_a_folder_that_is_here_is_not_looked_up_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"no such file or folder in runs/ here; .* write hf://runs/checkpoint-5"):
+        ckptmap.open_checkpoint("runs/checkpoint-5")
 
 
 def test_a_view_that_repeats_a_few_bytes_without_end_is_listed_and_not_loaded(tmp_path: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
 import torch
 
 import ckptmap
 from ckptmap.diff import PrefixChange
+from ckptmap.errors import CheckpointError
 
 
 def tensors(**shapes: tuple[int, ...]) -> dict[str, torch.Tensor]:
@@ -31,13 +35,17 @@ def test_every_kind_of_difference() -> None:
     ]
     assert diff.same == ("same",)
     assert diff
-    assert str(diff) == "1 tensor the same, 1 only left, 1 only right, 3 differ (2 in shape, 2 in dtype)"
+    assert str(diff) == (
+        "1 tensor the same in name, shape and dtype, 1 only left, 1 only right, 3 differ (2 in shape, 2 in dtype)"
+    )
 
 
 def test_equal_inventories_are_no_difference() -> None:
     diff = ckptmap.diff(tensors(a=(1,)), tensors(a=(1,)))
     assert not diff
-    assert str(diff) == "all 1 tensor agree in name, shape and dtype"
+    assert str(diff) == "the 1 tensor agrees in name, shape and dtype"
+    assert str(ckptmap.diff(tensors(a=(1,), b=(1,)), tensors(a=(1,), b=(1,)))).startswith("all 2 tensors agree in name")
+    assert str(ckptmap.diff({}, {})) == "neither side has a tensor"
     assert hash(diff) == hash(ckptmap.diff(tensors(a=(1,)), tensors(a=(1,))))
 
 
@@ -69,3 +77,53 @@ def test_heads_that_share_names_are_no_prefix() -> None:
 
 def test_unrelated_names_have_no_prefix() -> None:
     assert ckptmap.diff(tensors(a__x=(1,), b__y=(1,)), tensors(c__z=(1,), d__w=(1,))).prefix is None
+
+
+def test_names_with_other_shapes_are_no_prefix() -> None:
+    left = tensors(bert__a__w=(1,), bert__a__b=(2,), bert__c=(3,))
+    right = tensors(a__w=(4,), a__b=(5,), c=(6,))
+    assert ckptmap.diff(left, right).prefix is None
+
+
+def test_thousands_of_names_that_end_alike_take_no_time() -> None:
+    one = torch.zeros(1)
+    left = {f"unet.{block}_{i}.lora_A.weight": one for block in "abc" for i in range(2000)}
+    right = {f"text.{block}_{i}.lora_A.weight": one for block in "abc" for i in range(2000)}
+    left, right = ckptmap.open_checkpoint(left), ckptmap.open_checkpoint(right)
+    started = time.perf_counter()
+    assert ckptmap.diff(left, right).prefix == PrefixChange("unet.", "text.", 6000)
+    assert time.perf_counter() - started < 1
+
+
+def test_an_index_that_all_names_start_with_may_be_a_prefix() -> None:
+    bare = tensors(a__weight=(1,), a__bias=(2,), b=(3,))
+    within = {f"0.auto_model.{name}": tensor for name, tensor in bare.items()}
+    assert ckptmap.diff(within, bare).prefix == PrefixChange("0.auto_model.", "", 3)
+    assert ckptmap.diff(within | tensors(**{"2__w": (1,)}), bare).prefix is None
+
+
+def test_what_could_not_be_compared_is_said() -> None:
+    left = tensors(a=(1,)) | {"s": torch.eye(2).to_sparse()}
+    diff = ckptmap.diff(left, left)
+    assert not diff
+    assert diff.left_out == 2
+    assert str(diff) == "the 1 tensor agrees in name, shape and dtype; 2 tensors left out could not be compared"
+    without = ckptmap.open_checkpoint(left, exclude="s")
+    assert ckptmap.diff(without, without).left_out == 0
+
+
+def test_a_name_that_is_tied_to_one_of_both_sides() -> None:
+    shared = torch.zeros(2)
+    diff = ckptmap.diff({"embed": shared, "head": shared}, {"embed": shared})
+    assert diff
+    assert diff.tied == (("head", "embed"),)
+    assert ckptmap.diff({"embed": shared}, {"head": shared, "embed": shared}).tied == (("head", "embed"),)
+    assert ckptmap.diff({"a": shared, "b": shared}, {"c": shared}).tied == ()
+
+
+def test_a_filter_that_leaves_nothing_of_both_sides_is_an_error() -> None:
+    sides = [ckptmap.open_checkpoint(tensors(a=(1,)), include="nope") for _ in range(2)]
+    with pytest.raises(CheckpointError, match="no name is left by --include 'nope'; the first name is 'a'"):
+        ckptmap.diff(*sides)
+    assert ckptmap.diff(sides[0], tensors(a=(1,))).only_right == ("a",)
+    assert not ckptmap.diff({}, {})

@@ -62,6 +62,17 @@ def test_ninety_thousand_experts_are_a_few_lines() -> None:
     assert lines(names) == ["model.layers.{3..60}.mlp.experts.{0..255}.{gate_proj,up_proj,down_proj}.weight"]
 
 
+def test_a_number_too_long_for_a_count_is_a_word() -> None:
+    names = [f"x.{'9' * 5000}.w", "x.1.w"]
+    assert sum(len(pattern) for pattern in group(names)) == 2
+
+
+def test_braces_and_commas_of_a_name_are_escaped() -> None:
+    assert lines(["a.{0,1}.w"]) == ["a.\\{0\\,1\\}.w"]
+    assert lines(["a.x,y", "a.z\\"]) == ["a.{x\\,y,z\\\\}"]
+    assert group(["a.{0}"])[0].first == "a.{0}"
+
+
 segment = st.sampled_from(["a", "b", "weight", "0", "1", "2", "10", "07"])
 name = st.lists(segment, min_size=1, max_size=4).map(".".join)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import Timer
 from typing import Any
 
-from ckptmap.checkpoint import Checkpoint, open_checkpoint
+from ckptmap.checkpoint import Checkpoint, open_checkpoint, read_config
+from ckptmap.errors import CheckpointError
 from ckptmap.report.document import Document, truncated
 from ckptmap.report.markdown import as_markdown
 from ckptmap.report.terminal import show
@@ -67,6 +68,24 @@ def open_source(args: argparse.Namespace, source: str, side: str = "") -> Checkp
     for warning in checkpoint.warnings:
         print(f"ckptmap: {source}: {warning}", file=sys.stderr)
     return checkpoint
+
+
+def open_class(
+    args: argparse.Namespace, source: str, class_name: str, *, beside: Checkpoint
+) -> tuple[Checkpoint, Mapping[str, Any]]:
+    """A class as one side, with the config of a source or, without one, of the other side."""
+    from ckptmap.heads.architecture import class_checkpoint
+
+    if source:
+        config = read_config(
+            source, revision=args.right_revision or args.revision, subfolder=args.right_subfolder or args.subfolder
+        )
+    else:
+        config = beside.config
+    if config is None:
+        raise CheckpointError("has no config.json, which the class needs", source=source or beside.source)
+    made = class_checkpoint(class_name, config, beside=beside, use_cache=not args.no_cache, in_child=True)
+    return made, config
 
 
 def show_document(args: argparse.Namespace, document: Document) -> None:

@@ -1,23 +1,32 @@
-"""`ckptmap diff`: what differs between two checkpoints."""
+"""`ckptmap diff`: what differs between two checkpoints, and what that means for their head classes."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from ckptmap.checkpoint import Checkpoint
 from ckptmap.cli.common import (
     SOURCE_HELP,
     add_choices,
     add_output,
+    open_class,
     open_source,
     show_document,
     show_json,
     show_names,
 )
 from ckptmap.diff import diff
+from ckptmap.errors import ArchitectureError, CheckpointError
+from ckptmap.heads import HeadsReport, architectures, heads
 from ckptmap.report.diff import diff_document, diff_json, diff_names
+from ckptmap.report.document import Document
+from ckptmap.report.heads import head_json, heads_sections
 
 EXAMPLES = """\
   ckptmap diff FacebookAI/roberta-base ./my-finetune
+  ckptmap diff FacebookAI/roberta-base '#RobertaForTokenClassification'
   ckptmap diff ./v1 ./v2 --format markdown
   ckptmap diff last.ckpt ./exported --left-at state_dict
   ckptmap diff org/name org/name --right-variant fp16 -q"""
@@ -26,19 +35,71 @@ EXAMPLES = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's operands and flags."""
     parser.add_argument("left", metavar="LEFT", help=SOURCE_HELP)
-    parser.add_argument("right", metavar="RIGHT", help="the same")
+    parser.add_argument(
+        "right",
+        metavar="RIGHT",
+        help="the same; or B#Class, a class with B's config; or #Class, one with LEFT's config",
+    )
+    group = parser.add_argument_group("head classes")
+    group.add_argument(
+        "--heads", action="store_true", help="tell of every class of RIGHT's family, not only of its own"
+    )
+    group.add_argument("--no-heads", action="store_true", help="tell of none")
+    group.add_argument("--reverse", action="store_true", help="also what LEFT's class would load from RIGHT")
+    group.add_argument("--no-cache", action="store_true", help="neither read nor keep what classes expect on disk")
     add_choices(parser, sides=("left", "right"))
     add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Show the difference; 0 if there is none, else 1."""
-    with open_source(args, args.left, "left") as left, open_source(args, args.right, "right") as right:
-        difference = diff(left, right)
-        if args.quiet:
-            show_names(diff_names(difference))
-        elif args.format == "json":
-            show_json(diff_json(difference, left, right))
+    with open_source(args, args.left, "left") as left:
+        source, _, class_name = args.right.partition("#")
+        config: Mapping[str, Any] | None
+        if class_name:
+            right, config = open_class(args, source, class_name, beside=left)
         else:
-            show_document(args, diff_document(difference, left, right, every=args.all))
+            right = open_source(args, source, "right")
+            config = right.config
+        with right:
+            difference = diff(left, right)
+            if args.quiet:
+                show_names(diff_names(difference))
+                return 1 if difference else 0
+            asked = [class_name] if class_name else None
+            told = [_heads(args, left, config, asked)] if difference and not args.no_heads else []
+            if told and args.reverse and not class_name:
+                told.append(_heads(args, right, left.config, None))
+            if args.format == "json":
+                fields = diff_json(difference, left, right)
+                for name, (report, notes) in zip(("heads", "reverse_heads"), told or [(None, [])], strict=False):
+                    fields[name] = {} if report is None else {c: head_json(head) for c, head in report.items()}
+                    fields["warnings"] += notes
+                show_json(fields)
+            else:
+                document = diff_document(difference, left, right, every=args.all)
+                show_document(args, _with_heads(document, told, every=args.all))
     return 1 if difference else 0
+
+
+def _heads(
+    args: argparse.Namespace, checkpoint: Checkpoint, config: Mapping[str, Any] | None, classes: Iterable[str] | None
+) -> tuple[HeadsReport | None, list[str]]:
+    """What the classes that a config names would load from the checkpoint, or why that cannot be told."""
+    if config is None or "model_type" not in config:
+        return None, []
+    if classes is None and not args.heads:
+        classes = architectures(config)
+        if not classes:
+            return None, []
+    try:
+        report = heads(checkpoint, classes, config=config, use_cache=not args.no_cache, in_child=True)
+    except (ArchitectureError, CheckpointError) as error:
+        return None, [f"head classes cannot be told: {error}"]
+    return report, list(report.notes)
+
+
+def _with_heads(document: Document, told: list[tuple[HeadsReport | None, list[str]]], *, every: bool) -> Document:
+    sections = [section for report, _ in told if report is not None for section in heads_sections(report, every=every)]
+    notes = [note for _, notes in told for note in notes]
+    return Document(document.facts, (*document.sections, *sections), (*document.closing, *notes))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptmap.cli.common import (
     SOURCE_HELP,
@@ -18,8 +18,12 @@ from ckptmap.cli.common import (
     show_names,
 )
 from ckptmap.errors import CheckpointError
-from ckptmap.heads import heads
+from ckptmap.heads import heads, stored_head
 from ckptmap.report.heads import head_document, heads_document, heads_json
+
+if TYPE_CHECKING:
+    from ckptmap.checkpoint import Checkpoint
+    from ckptmap.heads.untouched import Evidence
 
 EXAMPLES = """\
   ckptmap heads FacebookAI/roberta-base
@@ -50,6 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--key-mapping", metavar="FILE", type=Path, help="a JSON object, as from_pretrained(key_mapping=…)"
     )
     which.add_argument("--no-cache", action="store_true", help="neither read nor keep what classes expect on disk")
+    parser.add_argument(
+        "--values",
+        action="store_true",
+        help="read the values of stored heads: do they look untouched since initialisation?",
+    )
     add_choices(parser)
     add_output(parser)
 
@@ -68,19 +77,27 @@ def run(args: argparse.Namespace) -> int:
             all_classes=args.all_classes,
             use_cache=not args.no_cache,
         )
+        evidence = _evidence(args, checkpoint) if args.values else None
     if args.quiet:
         if classes:
             show_names(dict.fromkeys(name for head in report.values() for name in sorted(head.newly_initialized)))
         else:
             show_names(f"{name}: {head.verdict}" for name, head in report.items())
     elif args.format == "json":
-        show_json(heads_json(report))
+        show_json(heads_json(report, evidence))
     elif classes:
         for head in report.values():
-            show_document(args, head_document(report, head, every=args.all))
+            show_document(args, head_document(report, head, evidence, every=args.all))
     else:
-        show_document(args, heads_document(report))
+        show_document(args, heads_document(report, evidence))
     return 0
+
+
+def _evidence(args: argparse.Namespace, checkpoint: Checkpoint) -> Collection[Evidence]:
+    from ckptmap.heads.untouched import untouched
+
+    config = _config(args, checkpoint.config)
+    return untouched(checkpoint, stored_head(checkpoint, config=config, use_cache=not args.no_cache)).values()
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from ckptmap.errors import CheckpointError
-from ckptmap.formats.base import Contents, Extent
+from ckptmap.formats.base import ZIP_MAGIC, Contents, Extent
 from ckptmap.formats.safetensors import FIRST_READ, read_safetensors
-from ckptmap.formats.sharded import read_sharded
+from ckptmap.formats.sharded import is_index, read_sharded
 from ckptmap.stores.base import Store
 
-__all__ = ["FORMATS", "INDEX_SUFFIX", "Contents", "Extent", "Format", "read_file"]
+__all__ = ["FORMATS", "Contents", "Extent", "Format", "is_index", "read_file"]
 
 SAFETENSORS_SUFFIX = ".safetensors"
-INDEX_SUFFIX = ".index.json"
+TORCH_LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9c"
 SNIFFED = 512
 """Bytes that tell a format: a tar header has this size, everything else shows itself sooner."""
 
@@ -43,7 +43,7 @@ class Format:
 
 
 FORMATS = (
-    Format(lambda head: head.startswith(b"PK\x03\x04"), "torch_zip", "read_torch_zip"),
+    Format(lambda head: head.startswith(ZIP_MAGIC), "torch_zip", "read_torch_zip"),
     Format(lambda head: head[257:262] == b"ustar", "torch_legacy", "read_torch_tar"),
     Format(lambda head: head.startswith(b"\x80"), "torch_legacy", "read_torch_legacy"),
 )
@@ -69,7 +69,7 @@ def read_file(store: Store, file: str, *, at: str | None = None, first_read: int
     Raises:
         CheckpointError: The file cannot be read, is damaged, or is no checkpoint.
     """
-    if file.endswith(INDEX_SUFFIX):
+    if is_index(file):
         return read_sharded(store, file, lambda shard, guess: read_file(store, shard, at=at, first_read=guess))
     if file.endswith(SAFETENSORS_SUFFIX):
         return _read_safetensors(store, file, at, first_read)
@@ -80,7 +80,7 @@ def read_file(store: Store, file: str, *, at: str | None = None, first_read: int
             return format.read(store, file, at=at)
     if head[8:9] == b"{":
         return _read_safetensors(store, file, at, first_read)
-    problem = next((text for magic, text in NOT_CHECKPOINTS if head.startswith(magic)), None)
+    problem = _something_else(head)
     if problem is None:
         problem = "is empty" if not size else "is neither a safetensors file nor a file that torch.save wrote"
     raise CheckpointError(problem, source=f"{store.label}/{file}")
@@ -91,4 +91,18 @@ def _read_safetensors(store: Store, file: str, at: str | None, first_read: int) 
         raise CheckpointError(
             f"has no parts to choose from with --at {at}; leave it out", source=f"{store.label}/{file}"
         )
-    return read_safetensors(store, file, first_read=first_read)
+    try:
+        return read_safetensors(store, file, first_read=first_read)
+    except CheckpointError:
+        # Only now, as on a Hub this costs a request: is it another kind of file under this name?
+        head = store.read(file, 0, min(SNIFFED, store.size(file)))
+        problem = None if head[8:9] == b"{" else _something_else(head)
+        if head.startswith((ZIP_MAGIC, TORCH_LEGACY_MAGIC)):
+            problem = "is no safetensors file but looks like one of torch.save; rename it to end in .bin or .pt"
+        if problem is None:
+            raise
+        raise CheckpointError(problem, source=f"{store.label}/{file}") from None
+
+
+def _something_else(head: bytes) -> str | None:
+    return next((text for magic, text in NOT_CHECKPOINTS if head.startswith(magic)), None)

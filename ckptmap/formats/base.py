@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from ckptmap.spec import TensorSpec
 
+ZIP_MAGIC = b"PK\x03\x04"
+
 
 @dataclass(frozen=True, slots=True)
 class Extent:
@@ -33,6 +35,8 @@ class Contents:
         metadata: The file's own free-text metadata.
         ties: Groups of names that are one stored tensor.
         warnings: What a person should know of how it was read: which part was taken, what was left out.
+        left_out: Names of tensors that could not be read; entries that are no tensors are not among them.
+        part: Which part of a pickle was taken, as dotted keys; None for all of it.
     """
 
     tensors: Mapping[str, TensorSpec]
@@ -41,3 +45,5 @@ class Contents:
     metadata: Mapping[str, str] = field(default_factory=dict)
     ties: tuple[tuple[str, ...], ...] = ()
     warnings: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    part: str | None = None

@@ -6,41 +6,17 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from ckptmap.errors import CheckpointError
-from ckptmap.spec import TensorSpec
+from ckptmap.formats.base import Contents, Extent
+from ckptmap.spec import DTYPE_BITS, TORCH_NAMES, TensorSpec
 
 if TYPE_CHECKING:
     import torch
 
-TORCH_DTYPES: Mapping[str, str] = {
-    "BOOL": "bool",
-    "U8": "uint8",
-    "I8": "int8",
-    "U16": "uint16",
-    "I16": "int16",
-    "U32": "uint32",
-    "I32": "int32",
-    "U64": "uint64",
-    "I64": "int64",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
-    "F8_E8M0": "float8_e8m0fnu",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "F32": "float32",
-    "F64": "float64",
-    "C64": "complex64",
-    "C128": "complex128",
-}
-"""Names of torch dtypes by their safetensors names.
-
-Source: safetensors 0.8.0, `safetensors/torch.py`, `_TYPES`; C128 is ours.
-"""
+SPEC_NAMES = {torch_name: name for name, torch_name in TORCH_NAMES.items()}
 
 
-def state_dict_of(source: torch.nn.Module | Mapping[str, object]) -> dict[str, torch.Tensor]:
-    """The tensors of a module's or a plain state dict, by name; what is not a tensor (extra state) is left out.
+def read_live(source: torch.nn.Module | Mapping[str, object]) -> tuple[Contents, dict[str, torch.Tensor]]:
+    """What a module or a plain state dict holds, and its tensors; what is no tensor (extra state) is left out unsaid.
 
     Raises:
         CheckpointError: It is neither, or a mapping without any tensor, or with names that are not strings.
@@ -52,22 +28,54 @@ def state_dict_of(source: torch.nn.Module | Mapping[str, object]) -> dict[str, t
         raise CheckpointError("is neither a path, nor an nn.Module, nor a state dict", source=type(source).__name__)
     if any(not isinstance(name, str) for name in entries):
         raise CheckpointError("names of a state dict must be strings", source="state dict")
-    tensors = {name: value.detach() for name, value in entries.items() if isinstance(value, torch.Tensor)}
-    if entries and not tensors:
+    found = {name: value for name, value in entries.items() if isinstance(value, torch.Tensor)}
+    if entries and not found:
         raise CheckpointError(
-            f"no value is a tensor; pass the state dict itself, one of the values of {sorted(entries)[:5]}",
+            f"no value is a tensor; pass the state dict itself, one of the values of {str(sorted(entries)[:5])[:200]}",
             source="state dict",
         )
-    return tensors
+    tensors: dict[str, torch.Tensor] = {}
+    specs: dict[str, TensorSpec] = {}
+    left_out: dict[str, list[str]] = {}
+    for name, tensor in found.items():
+        spec = _spec(name, tensor)
+        if isinstance(spec, str):
+            left_out.setdefault(spec, []).append(name)
+        else:
+            specs[name], tensors[name] = spec, tensor.detach()
+    contents = Contents(
+        specs,
+        {},
+        _no_extent,
+        ties=ties_of(tensors),
+        warnings=tuple(f"left out, {why}: {', '.join(names)[:200]}" for why, names in left_out.items()),
+        left_out=tuple(name for names in left_out.values() for name in names),
+    )
+    return contents, tensors
 
 
-def spec_of(name: str, tensor: torch.Tensor) -> TensorSpec:
-    """The spec of a live tensor."""
-    short = str(tensor.dtype).removeprefix("torch.")
-    dtype = next((key for key, torch_name in TORCH_DTYPES.items() if torch_name == short), None)
+def _no_extent(name: str) -> Extent:
+    raise CheckpointError("lies in memory, not in a file", where=name)
+
+
+def _spec(name: str, tensor: torch.Tensor) -> TensorSpec | str:
+    """The spec of a live tensor, or why it has none."""
+    import torch
+
+    if torch.nn.parameter.is_lazy(tensor):
+        return "lazy and without a shape yet"
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        return f"of layout {tensor.layout}"
+    dtype = SPEC_NAMES.get(str(tensor.dtype).removeprefix("torch."))
     if dtype is None:
-        raise CheckpointError(f"dtype {tensor.dtype} has no name in a checkpoint file", source="state dict", where=name)
-    return TensorSpec(name, tuple(tensor.shape), dtype)
+        return f"of dtype {tensor.dtype}"
+    shape = tuple(tensor.shape)
+    if DTYPE_BITS[dtype] == 4:
+        # As in torch files: torch counts pairs of 4-bit numbers.
+        if not shape or not tensor.is_contiguous():
+            return f"of dtype {tensor.dtype} and not packed in rows"
+        shape = (*shape[:-1], 2 * shape[-1])
+    return TensorSpec(name, shape, dtype)
 
 
 def ties_of(tensors: Mapping[str, torch.Tensor]) -> tuple[tuple[str, ...], ...]:
@@ -96,12 +104,12 @@ def tensor_from_bytes(data: bytearray, spec: TensorSpec, strides: Iterable[int] 
     """
     import torch
 
-    if spec.dtype not in TORCH_DTYPES:
+    if DTYPE_BITS[spec.dtype] < 8:
         raise CheckpointError(
-            f"torch has no dtype for {spec.dtype}; Checkpoint.read gives its {spec.nbytes} packed bytes",
+            f"torch has no tensor of this shape for {spec.dtype}; Checkpoint.read gives its {spec.nbytes} packed bytes",
             where=spec.name,
         )
-    dtype = getattr(torch, TORCH_DTYPES[spec.dtype])
+    dtype = getattr(torch, TORCH_NAMES[spec.dtype])
     if not data:
         return torch.empty(spec.shape, dtype=dtype)
     flat = torch.frombuffer(data, dtype=dtype)

@@ -34,9 +34,9 @@ class CutOffError(Exception):
 class Machine:
     """The pickle machine, protocols 0 to 5. Source: CPython 3.11, Lib/pickletools.py, the opcode descriptions."""
 
-    def __init__(self, data: bytes, start: int, known: Known, persistent: Callable[[object], object]) -> None:
+    def __init__(self, data: bytes, known: Known, persistent: Callable[[object], object]) -> None:
         self.data = data
-        self.position = start
+        self.position = 0
         self.known = known
         self.persistent = persistent
         self.stack: list[object] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
+from reprlib import repr as short_repr
 from typing import Any, TypeGuard
 
 from ckptmap.errors import CheckpointError
@@ -22,6 +23,11 @@ FIRST_READ = 64 * 1024
 
 LENGTH_FIELD = 8
 LARGEST_INTEGER = 2**63 - 1
+MOST_DIMENSIONS = 64  # as in torch
+
+# Parsed names take far more memory than their text. An entry has 4 colons, a few more when its name has some.
+NAMES_PER_TENSOR = 6
+MOST_FREE_NAMES = 200_000
 
 
 def read_safetensors(store: Store, file: str, *, first_read: int = FIRST_READ) -> Contents:
@@ -83,9 +89,13 @@ def _validated(
     if not in_order:
         position = _end_in_order_of_data(tensors, begins, source)
     if position != data_size:
-        what = "truncated, download it again" if position > data_size else "damaged, or data was appended to it"
+        if position > data_size:
+            what = "the file is truncated, download it again"
+        else:
+            what = f"{data_size - position} bytes too many: data was appended to the file, or it is damaged; "
+            what += "download or save it again"
         raise CheckpointError(
-            f"the tensors take {position} bytes but {data_size} follow the header; the file is {what}", source=source
+            f"the tensors take {position} bytes but {data_size} follow the header; {what}", source=source
         )
     return tensors, begins, metadata
 
@@ -109,6 +119,8 @@ def _end_in_order_of_data(tensors: Mapping[str, TensorSpec], begins: Mapping[str
 def _parse(text: bytes, source: str) -> dict[str, Any]:
     if not text.startswith(b"{"):
         raise CheckpointError("the header does not start with '{'; this is not a safetensors file", source=source)
+    if text.count(b":") > MOST_FREE_NAMES + NAMES_PER_TENSOR * text.count(b"data_offsets"):
+        raise CheckpointError("the header names far more than tensors; the file is damaged", source=source)
     try:
         header = strict_json.loads(text)
     except ValueError as error:
@@ -133,15 +145,20 @@ def _tensor(name: str, entry: object, source: str) -> tuple[TensorSpec, int, int
         raise _refusal("its header entry is not an object with dtype, shape and data_offsets", name, source)
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if type(dtype) is not str or dtype not in DTYPE_BITS or dtype == "C128":
-        raise _refusal(f"dtype {dtype!r} is not one that safetensors 0.8 defines", name, source)
+        raise _refusal(f"dtype {short_repr(dtype)} is not one that safetensors 0.8 defines", name, source)
     if not _are_naturals(shape):
-        raise _refusal(f"shape {shape!r} is not a list of integers from 0", name, source)
+        raise _refusal(f"shape {short_repr(shape)} is not a list of integers from 0", name, source)
+    if len(shape) > MOST_DIMENSIONS:
+        raise _refusal(f"has {len(shape)} dimensions, and torch at most {MOST_DIMENSIONS}", name, source)
     if not _are_naturals(offsets) or len(offsets) != 2:
-        raise _refusal(f"data_offsets {offsets!r} is not a pair of integers from 0", name, source)
+        raise _refusal(f"data_offsets {short_repr(offsets)} is not a pair of integers from 0", name, source)
     begin, end = offsets
-    bits = prod(shape) * DTYPE_BITS[dtype]
+    elements = prod(shape)
+    if elements > LARGEST_INTEGER:
+        raise _refusal("has more elements than 63 bits can count; the header is damaged", name, source)
+    bits = elements * DTYPE_BITS[dtype]
     if bits != (end - begin) * 8:
-        problem = f"{shape} of {dtype} takes {(bits + 7) // 8} bytes but data_offsets give {end - begin}"
+        problem = f"{short_repr(shape)} of {dtype} takes {(bits + 7) // 8} bytes but data_offsets give {end - begin}"
         raise _refusal(f"{problem}; the header is damaged", name, source)
     return TensorSpec(name, tuple(shape), dtype), begin, end
 
@@ -157,4 +174,4 @@ def _are_naturals(values: object) -> TypeGuard[list[int]]:
 
 
 def _refusal(problem: str, name: str, source: str) -> CheckpointError:
-    return CheckpointError(problem, source=source, where=name)
+    return CheckpointError(problem, source=source, where=name[:200])

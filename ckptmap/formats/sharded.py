@@ -6,6 +6,7 @@ Source: `model.safetensors.index.json` and `pytorch_model.bin.index.json` as tra
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -16,11 +17,17 @@ from ckptmap.spec import TensorSpec
 from ckptmap.stores.base import Store
 
 MAX_INDEX = 100_000_000
+_INDEX_NAME = re.compile(r".+\.index(\.[^.]+)?\.json", re.DOTALL)
 BYTES_PER_ENTRY = 110
 """A safetensors header entry beside its name, rounded up: `"":{"dtype":"BF16","shape":[…],"data_offsets":[…,…]},`."""
 
 ReadShard = Callable[[str, int], Contents]
 """Reads one shard, given its file name and a guess of its header's size in bytes."""
+
+
+def is_index(file: str) -> bool:
+    """Whether a file is an index by its name: `….index.json`, or `….index.VARIANT.json`."""
+    return _INDEX_NAME.fullmatch(file) is not None
 
 
 def read_sharded(store: Store, index_file: str, read_shard: ReadShard) -> Contents:
@@ -36,6 +43,8 @@ def read_sharded(store: Store, index_file: str, read_shard: ReadShard) -> Conten
         names_of.setdefault(shard, []).append(name)
     for shard in names_of:
         _stays_inside(store, index_file, shard, source)
+        if is_index(shard):
+            raise CheckpointError(f"names another index as a shard, {shard!r}; refused", source=source)
     _all_there(store, names_of, source)
 
     def read(shard: str) -> Contents:
@@ -101,7 +110,10 @@ def _all_there(store: Store, shards: Iterable[str], source: str) -> None:
 
 def _exists(store: Store, file: str) -> bool:
     path = store.local_path(file)
-    return path is not None and path.is_file()
+    try:
+        return path is not None and path.is_file()
+    except OSError:  # a name too long for any file, or a folder that may not be looked into
+        return False
 
 
 def _in_parallel(read: Callable[[str], Contents], shards: list[str], workers: int) -> list[Contents]:
@@ -147,8 +159,10 @@ def _join(shards: Mapping[str, Contents], weight_map: Mapping[str, str], source:
     def locate(name: str) -> Extent:
         return shards[files[name]].locate(name)
 
-    # The index gives the model's own order, which the shards, sorted by file, lost.
+    # The index's order (by name, as transformers writes it) does not hang on which shard a tensor is in.
     order = [*weight_map, *unlisted]
     in_order = {name: tensors[name] for name in order}
     ties = tuple(group for contents in shards.values() for group in contents.ties)
-    return Contents(in_order, files, locate, metadata, ties, tuple(warnings))
+    left_out = tuple(name for contents in shards.values() for name in contents.left_out)
+    part = next((contents.part for contents in shards.values()), None)
+    return Contents(in_order, files, locate, metadata, ties, tuple(warnings), left_out, part)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from itertools import islice
 
 from ckptmap.errors import CheckpointError
-from ckptmap.formats.pickled import SET, Made, OddKey
+from ckptmap.formats.found import MAX_NAME, StateDict, some
+from ckptmap.formats.pickled import SET, Global, Made, OddKey
 from ckptmap.formats.torch_tensors import Tensor
 
 PREFERRED = ("state_dict", "model_state_dict", "model", "module", "net", "network")
@@ -17,60 +18,10 @@ _NOT_A_MODEL = re.compile(
     r"(?:^|_)(?:optim[a-z]*|lr|schedulers?|scaler|rng|callbacks?|loops?|amp)(?:_|$)", re.IGNORECASE
 )
 _WHOLE = "."
-_MAX_NAMES = 500_000
-_MAX_NAME = 4096
-_MAX_NAME_TOTAL = 32_000_000
 _MAX_DEPTH = 100
 _MAX_NESTING = 10_000
-_MAX_VISITS = 2_000_000
-_SHOWN = 5
-
-
-@dataclass(slots=True)
-class StateDict:
-    """The chosen tensors by name, and what a person should know of the choice."""
-
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    left_out: dict[str, list[str]] = field(default_factory=dict)
-    holders: set[int] = field(default_factory=set)
-    name_total: int = 0
-    visits: int = 0
-    number_names: bool = False
-
-    def add(self, name: str, tensor: Tensor, source: str) -> None:
-        self.name_total += len(name)
-        if len(self.tensors) >= _MAX_NAMES or self.name_total > _MAX_NAME_TOTAL or len(name) > _MAX_NAME:
-            raise CheckpointError(
-                f"more than {_MAX_NAMES:,} tensors, or names too long to be meant", source=source, where=name[:80]
-            )
-        if name in self.tensors:
-            raise CheckpointError("two tensors would get this name", source=source, where=name)
-        if not name.isascii():
-            try:
-                name.encode()
-            except UnicodeEncodeError:
-                raise CheckpointError("a tensor's name is not valid text", source=source, where=repr(name)) from None
-        self.tensors[name] = tensor
-
-    def holds_tensors(self, node: object) -> bool:
-        """Whether there is a tensor anywhere below a node that is no tensor itself."""
-        return id(node) in self.holders
-
-    def leave_out(self, why: str, name: str) -> None:
-        self.left_out.setdefault(why, []).append(name)
-
-    def visit(self, source: str, count: int = 1) -> None:
-        self.visits += count
-        if self.visits > _MAX_VISITS:
-            raise CheckpointError("it refers to the same parts so often that no end is in sight", source=source)
-
-    def all_notes(self) -> tuple[str, ...]:
-        notes = list(self.notes)
-        if self.number_names:
-            notes.append("some names are numbers in the file; they are shown as text")
-        notes += [f"left out, {why}: {_some(names)}" for why, names in self.left_out.items()]
-        return tuple(notes)
+_MANY = 20
+_MAX_LOOKS = 500_000
 
 
 def find_state_dict(tree: object, *, at: str | None, source: str) -> StateDict:
@@ -97,6 +48,7 @@ def find_state_dict(tree: object, *, at: str | None, source: str) -> StateDict:
         key, node = step
         path.append(key)
     _flatten(node, found, source)
+    found.part = ".".join(path) or None
     if path and not at:
         found.notes.insert(0, f"taken from the part {'.'.join(path)!r}; choose another with --at")
     return _filled(found, tree, at, source)
@@ -106,10 +58,11 @@ def _filled(found: StateDict, tree: object, at: str | None, source: str) -> Stat
     if found.tensors or (not found.left_out and type(tree) is dict and not tree):
         return found
     what = "there are no tensors" if not at or at == _WHOLE else f"there are no tensors in the part {at!r}"
-    reasons = "".join(f"; left out, {why}: {_some(names)}" for why, names in found.left_out.items())
-    raise CheckpointError(
-        f"{what} with names: {_kind(tree)}{reasons}. {_parts_hint(tree, found)}".rstrip(), source=source
-    )
+    reasons = "".join(f"; {note}" for note in found.left_out_notes())
+    hint = _parts_hint(tree)
+    if not hint and (type(tree) is Tensor or found.holds_tensors(tree)):
+        hint = "Save tensors under names, with torch.save({'a.name': tensor, …}, path)"
+    raise CheckpointError(f"{what} with names: {_kind(tree)}{reasons}. {hint}".rstrip(), source=source)
 
 
 def _wrapped(node: object, path: list[str], found: StateDict, source: str) -> tuple[str, object] | None:
@@ -130,9 +83,10 @@ def _wrapped(node: object, path: list[str], found: StateDict, source: str) -> tu
         elif not models:
             if path:
                 return None
-            raise _undecided("no part of it is a model", path, [*holders], source)
+            raise _undecided("no part of it is a model", path, holders, source)
         else:
-            raise _undecided("several parts of it could be the model", path, models, source)
+            parts = {key: holders[key] for key in models}
+            raise _undecided("several parts of it could be the model", path, parts, source)
     # Say what else there is: tensors of other parts first, they might have been meant.
     others = [
         _text(key) for key, value in entries.items() if key != chosen and (key in holders or type(value) is Tensor)
@@ -140,29 +94,58 @@ def _wrapped(node: object, path: list[str], found: StateDict, source: str) -> tu
     rest = [_text(key) for key in entries if key != chosen and _text(key) not in others]
     prefix = "".join(f"{part}." for part in path)
     if others:
-        hint = f"--at {prefix}{others[0]}"
-        found.notes.append(f"tensors also in {_some([prefix + other for other in others])}; choose with {hint}")
+        works = _parts_that_work({key: entries[key] for key in others if key in entries})
+        hint = f"; choose with --at {prefix}{works[0]}" if works else ""
+        found.notes.append(f"tensors also in {some([prefix + other for other in others])}{hint}")
     if rest:
-        found.notes.append(f"next to {prefix + chosen!r}, without tensors: {_some(rest)}")
+        found.notes.append(f"next to {prefix + chosen!r}, without tensors: {some(rest)}")
     return chosen, holders[chosen]
 
 
-def _undecided(why: str, path: list[str], keys: list[str], source: str) -> CheckpointError:
+def _undecided(why: str, path: list[str], parts: Mapping[str, object], source: str) -> CheckpointError:
     prefix = "".join(f"{part}." for part in path)
-    choices = ", ".join(f"--at {prefix}{key}" for key in keys[:20])
-    return CheckpointError(f"{why}; choose one: {choices}, or --at . for everything", source=source)
+    choices = "".join(f"--at {prefix}{key}, " for key in _parts_that_work(parts)[:_MANY])
+    return CheckpointError(f"{why}; choose one: {choices}or --at . for everything", source=source)
+
+
+def _parts_that_work(parts: Mapping[str, object]) -> list[str]:
+    """What `--at` takes of these keys: parts with named tensors, or in their place the items of a list that have."""
+    works: list[str] = []
+    looked = StateDict()
+    for key, part in islice(parts.items(), 10 * _MANY):
+        items = {f"{key}.{index}": item for index, item in enumerate(part[:_MANY])} if type(part) is list else {}
+        works += [name for name, item in (items or {key: part}).items() if key and _has_named_tensors(item, looked)]
+    return works
+
+
+def _has_named_tensors(node: object, looked: StateDict) -> bool:
+    """Whether `_flatten` would find a tensor, as far as a bounded look tells; `holds_tensors` looks into lists too."""
+    rest, seen = [node], {id(node)}
+    while rest:
+        parent = rest.pop()
+        for key, value in _members(parent, looked, ""):
+            looked.visits += 1
+            if looked.visits > _MAX_LOOKS:
+                return False
+            if type(key) is str or type(key) is int:
+                if type(value) is Tensor:
+                    return True
+                if id(value) not in seen and type(value) in _CONTAINERS:
+                    seen.add(id(value))
+                    rest.append(value)
+    return False
 
 
 def _part(tree: object, at: str, source: str) -> object:
     """The part that dotted keys lead to; a key may have dots itself."""
     node, rest = tree, at
     while rest:
-        if len(at) - len(rest) > _MAX_NAME:
+        if len(at) - len(rest) > MAX_NAME:
             raise CheckpointError("there is no such part", source=source, where=at[:80])
         entries = _children(node)
         key = next((key for key in sorted(entries, key=len, reverse=True) if _leads(key, rest)), None)
         if key is None:
-            there = _some([*entries], 20) if entries else "nothing"
+            there = some([*entries], _MANY) if entries else "nothing"
             raise CheckpointError(f"there is no part {rest!r}; there is: {there}", source=source, where=f"at={at}")
         node, rest = entries[key], rest[len(key) + 1 :]
     if type(node) is Tensor:
@@ -183,9 +166,9 @@ def _children(node: object) -> dict[str, object]:
     return {str(key): value for key, value in entries.items() if type(key) in (str, int)}
 
 
-def _parts_hint(tree: object, found: StateDict) -> str:
-    parts = [key for key, value in _children(tree).items() if found.holds_tensors(value)]
-    return f"Parts with tensors: {_some(parts, 20)}; choose one with --at" if parts else ""
+def _parts_hint(tree: object) -> str:
+    parts = _parts_that_work(_children(tree))
+    return f"Parts with tensors: {some(parts, _MANY)}; choose one with --at" if parts else ""
 
 
 # -- flattening ---------------------------------------------------------------------------------------------------
@@ -216,13 +199,15 @@ def _flatten(node: object, found: StateDict, source: str) -> None:
         if type(key) not in (str, int):
             if value is not None:
                 found.leave_out("as their names are no text", name)
+                found.leave_out_tensors(value, name, source)
         elif type(value) is Tensor:
             found.number_names |= type(key) is int
             found.add(name, value, source)
         elif id(value) in open_nodes:
             found.leave_out("as they contain themselves", name)
-        elif len(name) > _MAX_NAME or len(way) > _MAX_DEPTH:
+        elif len(name) > MAX_NAME or len(way) > _MAX_DEPTH:
             found.leave_out("as they are nested too deep", name[:80])
+            found.leave_out_tensors(value, name[:80], source)
         elif _is_module(value) or _is_script(value):
             open_nodes.add(id(value))
             way.append((value, name + ".", _members(value, found, source)))
@@ -233,6 +218,7 @@ def _flatten(node: object, found: StateDict, source: str) -> None:
             way.append((value, name + ".", _members(value, found, source)))
         elif not _is_script(parent):
             found.leave_out(_why_not(value, found), name)
+            found.leave_out_tensors(value, name, source)
     if nested:
         found.notes.append("nested dicts were joined into one, their keys with dots between")
 
@@ -268,7 +254,7 @@ def _set_items(made: object) -> set[str]:
     return {item for item in items if type(item) is str}
 
 
-_OLD_SET = type(SET)("__builtin__", "set")
+_OLD_SET = Global("__builtin__", "set")
 
 
 def _states(node: object) -> list[dict[object, object]]:
@@ -362,7 +348,7 @@ def _text(key: object) -> str:
 
 def _why_not(value: object, found: StateDict) -> str:
     if type(value) is Made:
-        return f"of type {str(value.kind)[:120]}" if type(value.kind) is type(SET) else "as they are no plain tensors"
+        return f"of type {str(value.kind)[:120]}" if type(value.kind) is Global else "as they are no plain tensors"
     return "as they are lists of tensors" if found.holds_tensors(value) else "as they are no tensors"
 
 
@@ -370,10 +356,5 @@ def _kind(tree: object) -> str:
     if type(tree) is Tensor:
         return "it is one bare tensor"
     if type(tree) is Made:
-        return f"it is an object of type {str(tree.kind)[:120]}" if type(tree.kind) is type(SET) else "it is an object"
+        return f"it is an object of type {str(tree.kind)[:120]}" if type(tree.kind) is Global else "it is an object"
     return f"it is a {type(tree).__name__}"
-
-
-def _some(names: list[str], shown: int = _SHOWN) -> str:
-    listed = ", ".join(name[:120] for name in names[:shown])
-    return listed if len(names) <= shown else f"{listed} and {len(names) - shown} more"

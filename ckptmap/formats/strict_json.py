@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NoReturn
+
+# A parsed value may take far more memory than its text. A tensor's entry in a header has 3 brackets and 5 commas or so
+# in 55 bytes at the very least; files below FREE bytes may look as they like.
+FREE = 1_000_000
+BYTES_PER_BRACKET = 18
+BYTES_PER_COMMA = 10
+
+_HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def loads(data: bytes) -> Any:
     """Parse UTF-8 JSON, refusing NaN and Infinity, a name given twice in one object, and endless nesting.
 
+    Refused too are halves of a surrogate pair, which no text can hold, and what would take much memory.
+
     Raises:
         ValueError: With what is wrong and where.
     """
+    if len(data) > FREE and (
+        (data.count(b"{") + data.count(b"[")) * BYTES_PER_BRACKET > len(data)
+        or data.count(b",") * BYTES_PER_COMMA > len(data)
+    ):
+        raise ValueError("it holds far more lists or objects than a checkpoint of its size has")
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        if _HALF_CHARACTER.search(data):
+            _check_text(value)
+        return value
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{ascii(error.object)[:80]} is not valid text (half a surrogate pair)") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start}") from None
     except RecursionError:
@@ -26,9 +47,22 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                raise ValueError(f"{name!r} stands twice in one object")
+                raise ValueError(f"{name[:200]!r} stands twice in one object")
             seen.add(name)
     return result
+
+
+def _check_text(value: object) -> None:
+    rest = [value]
+    while rest:
+        value = rest.pop()
+        if type(value) is str:
+            value.encode()
+        elif type(value) is dict:
+            rest += value.keys()
+            rest += value.values()
+        elif type(value) is list:
+            rest += value
 
 
 def _no_constant(constant: str) -> NoReturn:

@@ -8,7 +8,7 @@ from math import prod
 
 from ckptmap.errors import CheckpointError
 from ckptmap.formats.base import Contents, Extent
-from ckptmap.spec import DTYPE_BITS, TensorSpec
+from ckptmap.spec import DTYPE_BITS, TORCH_NAMES, TensorSpec
 
 _MAX_DIMENSIONS = 64
 _MAX_COUNT = (1 << 63) - 1
@@ -23,45 +23,20 @@ class Dtype:
     itemsize: int
 
 
-# Source: torch 2.13, c10/core/ScalarType.h; safetensors 0.8.0, bindings/python/py_src/safetensors/torch.py, _TYPES.
+# Source: torch 2.13, c10/core/ScalarType.h, for those that have no name in a safetensors header.
+_NAMELESS = {"complex32": 4, "qint32": 4, "bits16": 2} | dict.fromkeys(
+    (
+        *("qint8", "quint8", "quint4x2", "quint2x4", "bits8", "bits1x8", "bits2x4", "bits4x2"),
+        *(f"{sign}int{bits}" for sign in ("", "u") for bits in range(1, 8)),
+    ),
+    1,
+)
+
 DTYPES: Mapping[str, Dtype] = {
-    torch_name: Dtype(torch_name, name, itemsize)
-    for torch_name, name, itemsize in (
-        ("float32", "F32", 4),
-        ("float64", "F64", 8),
-        ("float16", "F16", 2),
-        ("bfloat16", "BF16", 2),
-        ("int64", "I64", 8),
-        ("int32", "I32", 4),
-        ("int16", "I16", 2),
-        ("int8", "I8", 1),
-        ("uint8", "U8", 1),
-        ("uint16", "U16", 2),
-        ("uint32", "U32", 4),
-        ("uint64", "U64", 8),
-        ("bool", "BOOL", 1),
-        ("complex64", "C64", 8),
-        ("complex128", "C128", 16),
-        ("float8_e4m3fn", "F8_E4M3", 1),
-        ("float8_e4m3fnuz", "F8_E4M3FNUZ", 1),
-        ("float8_e5m2", "F8_E5M2", 1),
-        ("float8_e5m2fnuz", "F8_E5M2FNUZ", 1),
-        ("float8_e8m0fnu", "F8_E8M0", 1),
-        ("float4_e2m1fn_x2", "F4", 1),
-        ("complex32", None, 4),
-        ("qint8", None, 1),
-        ("quint8", None, 1),
-        ("qint32", None, 4),
-        ("quint4x2", None, 1),
-        ("quint2x4", None, 1),
-        ("bits8", None, 1),
-        ("bits16", None, 2),
-        ("bits1x8", None, 1),
-        ("bits2x4", None, 1),
-        ("bits4x2", None, 1),
-        *((f"{sign}int{bits}", None, 1) for sign in ("", "u") for bits in range(1, 8)),
-    )
-}
+    # A pair of 4-bit numbers is one element of a byte to torch.
+    torch_name: Dtype(torch_name, name, max(1, DTYPE_BITS[name] // 8))
+    for name, torch_name in TORCH_NAMES.items()
+} | {torch_name: Dtype(torch_name, None, itemsize) for torch_name, itemsize in _NAMELESS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +211,8 @@ def listing(
     file: str,
     source: str,
     start_of: Callable[[Tensor, str], int],
+    left_out: Sequence[str] = (),
+    part: str | None = None,
 ) -> Contents:
     """What a file holds, from its tensors by name.
 
@@ -245,6 +222,8 @@ def listing(
         file: The file's name in its store.
         source: The file, for messages.
         start_of: Where in the file the storage (by key) of a tensor of this name starts; asked for by `locate` only.
+        left_out: Names of the tensors that the state dict has and `tensors` has not.
+        part: Which part of the pickle it is.
     """
     specs: dict[str, TensorSpec] = {}
     unknown: dict[str, list[str]] = {}
@@ -262,7 +241,8 @@ def listing(
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         notes.append(f"left out, of dtype torch.{torch_name}: {', '.join(names[:5])}{more}")
     if on_meta:
-        notes.append(f"{on_meta} tensors were saved from the meta device and have no values")
+        were = "tensor was" if on_meta == 1 else "tensors were"
+        notes.append(f"{on_meta} {were} saved from the meta device and have no values")
     ties, overlap_notes = tied({name: tensors[name] for name in specs})
 
     def locate(name: str) -> Extent:
@@ -282,4 +262,6 @@ def listing(
         locate=locate,
         ties=ties,
         warnings=(*notes, *overlap_notes),
+        left_out=(*left_out, *(name for names in unknown.values() for name in names)),
+        part=part,
     )

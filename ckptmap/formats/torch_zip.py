@@ -8,15 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ckptmap.errors import CheckpointError
-from ckptmap.formats.base import Contents
+from ckptmap.formats.base import ZIP_MAGIC, Contents
 from ckptmap.formats.state_dict import find_state_dict
 from ckptmap.formats.torch_globals import KNOWN
 from ckptmap.formats.torch_tensors import Storage, Tensor, listing, make_storage
 from ckptmap.formats.unpickle import MAX_PICKLE_BYTES, unpickle
 from ckptmap.stores.base import Store
 from ckptmap.stores.window import WindowedFile
-
-ZIP_MAGIC = b"PK\x03\x04"
 
 # Source: PKWARE APPNOTE.TXT 6.3.10, sections 4.3.7 and 4.3.12 to 4.3.16.
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -117,7 +115,15 @@ def read_torch_zip(store: Store, file: str, *, at: str | None = None) -> Content
             starts[key] = _data_start(header, member, directory_start, source)
         return starts[key]
 
-    return listing(chosen.tensors, notes, file=file, source=source, start_of=start_of)
+    return listing(
+        chosen.tensors,
+        notes,
+        file=file,
+        source=source,
+        start_of=start_of,
+        left_out=chosen.left_out_tensors,
+        part=chosen.part,
+    )
 
 
 def _storage_of(saved_id: object, storages: dict[str, Storage]) -> Storage:

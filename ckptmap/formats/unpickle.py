@@ -23,18 +23,17 @@ def refuse_persistent_id(saved_id: object) -> object:
 def unpickle(
     data: bytes,
     *,
-    start: int = 0,
     known: Known,
     persistent: Callable[[object], object] = refuse_persistent_id,
     source: str,
 ) -> tuple[object, int]:
-    """The object pickled from byte `start` of `data`, made of inert records, and the byte after its end.
+    """The object pickled in `data`, made of inert records, and the byte after its end.
 
     Raises:
         TruncatedPickleError: The data ends before the pickle does.
         CheckpointError: It is no pickle, or breaks a limit.
     """
-    machine = Machine(data, start, known, persistent)
+    machine = Machine(data, known, persistent)
     try:
         return machine.run(_HANDLERS), machine.position
     except CheckpointError as error:
@@ -42,15 +41,15 @@ def unpickle(
     except (IndexError, struct.error) as error:
         if machine.position >= len(data) or isinstance(error, struct.error):
             raise TruncatedPickleError("the pickle is cut off; download the file again", source=source) from None
-        raise _broken(machine, start, source, "it takes more from its stack than there is") from None
+        raise _broken(machine, source, "it takes more from its stack than there is") from None
     except CutOffError:
         raise TruncatedPickleError("the pickle is cut off; download the file again", source=source) from None
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
-        raise _broken(machine, start, source, str(error) or type(error).__name__) from None
+        raise _broken(machine, source, str(error) or type(error).__name__) from None
 
 
-def _broken(machine: Machine, start: int, source: str, what: str) -> CheckpointError:
-    where = f"pickle byte {machine.position - start}"
+def _broken(machine: Machine, source: str, what: str) -> CheckpointError:
+    where = f"pickle byte {machine.position}"
     return CheckpointError(f"the pickle cannot be read: {what[:300]}", source=source, where=where)
 
 

@@ -21,7 +21,7 @@ from ckptmap.heads.quantized import fold_companions
 from ckptmap.heads.reports import Coverage, HeadReport, HeadsReport, head_report
 from ckptmap.heads.rules import Shape
 
-__all__ = ["Coverage", "HeadReport", "HeadsReport", "heads"]
+__all__ = ["Coverage", "HeadReport", "HeadsReport", "architectures", "class_inventory", "heads", "stored_head"]
 
 
 def heads(
@@ -75,14 +75,33 @@ def heads(
     if not answers:
         raise ArchitectureError("no class of the family can be built: " + "; ".join(skipped.values()))
     inventories = {name: inventory for name, (inventory, _) in answers.items()}
-    for name in _architectures(config):
+    own_config = opened.config or config
+    for name in architectures(own_config):
         if name not in inventories:
             # Only to tell what the tensors belong to that a class asked for by name does not use.
-            with suppress(ArchitectureError, InternalsChangedError):
-                inventories[name] = class_inventory(name, config, {}, None, use_cache=use_cache, in_child=in_child)
-    owners = _owners(inventories, _architectures(config))
+            with suppress(ArchitectureError, InternalsChangedError, CheckpointError):
+                inventories[name] = class_inventory(name, own_config, {}, None, use_cache=use_cache, in_child=in_child)
+    owners = _owners(inventories, architectures(own_config))
     reports = {name: head_report(*answer, owners) for name, answer in answers.items()}
     return HeadsReport(opened.source, model_type, f"transformers {library_version()}", reports, skipped, notes)
+
+
+def stored_head(
+    checkpoint: Checkpoint, *, config: Mapping[str, Any] | None = None, use_cache: bool = True
+) -> tuple[str, ...]:
+    """Names of the file that the family's base model has no use for: the head that is stored.
+
+    Raises:
+        CheckpointError: The checkpoint has no config.
+        ArchitectureError: transformers does not know the model type.
+    """
+    config = checkpoint.config if config is None else config
+    if config is None:
+        raise CheckpointError("has no config.json; give one, or a model type", source=checkpoint.source)
+    base = family(_model_type(config, checkpoint.source))[0]
+    report = heads(checkpoint, [base], config=config, use_cache=use_cache)[base]
+    unused = {name for originals in report.spellings.values() for name in originals}
+    return tuple(name for name in checkpoint if name in unused)
 
 
 def _answer(
@@ -168,7 +187,7 @@ def _shapes(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[Mapping[
     return fold_companions(shapes, method) if isinstance(method, Mapping) else (shapes, ())
 
 
-def _architectures(config: Mapping[str, Any]) -> list[str]:
+def architectures(config: Mapping[str, Any]) -> list[str]:
     """The classes that a checkpoint was saved from, as its config says."""
     named = config.get("architectures")
     return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []

@@ -5,12 +5,9 @@ The folder is `$CKPTMAP_CACHE`, else `$XDG_CACHE_HOME/ckptmap`, else `~/.cache/c
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +29,11 @@ def cache_key(
     class_name: str, config: Mapping[str, Any], overrides: Mapping[str, Any], key_mapping: Mapping[str, str] | None
 ) -> str:
     """The file name of an inventory: a hash of all that it depends on."""
+    from hashlib import sha256
+
     what = [FORMAT, _version("transformers"), _version("torch"), class_name, config, overrides, key_mapping]
     text = json.dumps(what, sort_keys=True, default=str)
-    return f"{class_name}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+    return f"{class_name}-{sha256(text.encode()).hexdigest()[:32]}.json"
 
 
 def cached(key: str) -> ClassInventory | None:
@@ -47,10 +46,12 @@ def cached(key: str) -> ClassInventory | None:
 
 def keep(key: str, inventory: ClassInventory) -> None:
     """Keep an inventory, whole or not at all; a folder that cannot be written is no error."""
+    from tempfile import NamedTemporaryFile
+
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".tmp", delete=False) as file:
+        with NamedTemporaryFile("w", dir=folder, suffix=".tmp", delete=False) as file:
             json.dump(inventory.to_json(), file, separators=(",", ":"))
         os.replace(file.name, folder / key)
     except OSError:
@@ -58,6 +59,8 @@ def keep(key: str, inventory: ClassInventory) -> None:
 
 
 def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:

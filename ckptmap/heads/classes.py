@@ -6,7 +6,6 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,6 +32,8 @@ def library_version() -> str:
     Raises:
         ArchitectureError: It is not installed.
     """
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("transformers")
     except PackageNotFoundError:

@@ -172,6 +172,8 @@ def _of_weight(weight: _Look, bias: _Look | None, leaf: str) -> tuple[Says, str]
             return "untouched", f"its bias: {bias.numbers}"
         if weight.kind == "constant" and weight.value in (0, 1):  # a norm, or a gate that starts closed
             return "untouched", f"its bias: {bias.numbers}"
+        if weight.kind == "noise":  # such is the pooler of all-MiniLM-L6-v2
+            return "unclear", f"an unknown initialiser or weight decay alone would leave this; its bias: {bias.numbers}"
         return "unclear", f"but its bias: {bias.numbers}"
     if weight.kind == "grain" and not _moved(bias, weight):
         return "untouched", f"its bias: {bias.numbers}"
@@ -197,7 +199,9 @@ def _starts(bias: _Look) -> bool:
 def _moved(bias: _Look, weight: _Look | None) -> bool:
     """Whether a bias has left its start; only beside weights that start so may it be small, uniform and fresh."""
     if bias.kind == "like":
-        return weight is not None and weight.init is not None and weight.init.called not in (TORCH, KAIMING)
+        if weight is None or weight.kind == "unseen":
+            return False
+        return weight.init is None or weight.init.called not in (TORCH, KAIMING)
     return bias.kind == "worked"
 
 
@@ -211,11 +215,12 @@ def _stds(config: Mapping[str, Any], given: float | None) -> Iterator[tuple[str,
     if given:
         yield "initializer_range", given
     for key in STD_KEYS:
-        if isinstance(std := config.get(key), int | float) and std > 0:
+        if isinstance(std := config.get(key), int | float) and 0 < std < 1e3:
             yield (f"config's {key}" if given else key), float(std)
-            for layers in {config[key] for key in LAYER_KEYS if isinstance(config.get(key), int) and config[key] > 0}:
-                # GPT-2's, for what ends a residual branch. Source: transformers 5.23.0, modeling_gpt2.py
-                yield f"{key} / √(2 × {layers} layers)", std / sqrt(2 * layers)
+            for layers in (config.get(key) for key in LAYER_KEYS):
+                if isinstance(layers, int) and 0 < layers < 10_000:
+                    # GPT-2's, for what ends a residual branch. Source: transformers 5.23.0, modeling_gpt2.py
+                    yield f"{key} / √(2 × {layers} layers)", std / sqrt(2 * layers)
     for key, inner in config.items():
         if isinstance(inner, dict) and key.endswith("config"):
             yield from ((f"{key}.{name}", std) for name, std in _stds(inner, None) if name not in map(str, STDS))

@@ -16,6 +16,7 @@ from ckptmap.report.document import (
     pattern_rows,
     shape_text,
     tensor_rows,
+    totals_json,
 )
 
 TENSOR_COLUMNS = ("tensor", "shape", "dtype", "count")
@@ -31,6 +32,8 @@ def diff_document(diff: Diff, left: Checkpoint, right: Checkpoint, *, every: boo
         _differing("dtype differs", diff.dtype_differs, "dtype", every),
     )
     closing = [str(diff)]
+    if diff.tied:
+        closing.insert(0, _tied_sentence(diff))
     if diff.prefix is not None:
         closing.insert(0, _prefix_sentence(diff))
     return Document(facts, tuple(section for section in sections if section.rows), tuple(closing))
@@ -47,8 +50,8 @@ def diff_json(diff: Diff, left: Checkpoint, right: Checkpoint) -> dict[str, Any]
     """The fields of `ckptmap diff --format json`, described in docs/json.md."""
     prefix = diff.prefix
     return {
-        "left": {"source": left.source, "names": left.names, "tensors": len(left)},
-        "right": {"source": right.source, "names": right.names, "tensors": len(right)},
+        "left": _side_json(left),
+        "right": _side_json(right),
         "only_left": list(diff.only_left),
         "only_right": list(diff.only_right),
         "shape_differs": [
@@ -60,18 +63,29 @@ def diff_json(diff: Diff, left: Checkpoint, right: Checkpoint) -> dict[str, Any]
         ],
         "same": list(diff.same),
         "prefix": prefix and {"left": prefix.left, "right": prefix.right, "tensors": prefix.tensors},
+        "tied": [list(pair) for pair in diff.tied],
+        "left_out": diff.left_out,
         "summary": str(diff),
         "warnings": [f"{side}: {text}" for side, ckpt in (("left", left), ("right", right)) for text in ckpt.warnings],
     }
 
 
 def _side(checkpoint: Checkpoint) -> str:
-    return f"{checkpoint.source} (names {checkpoint.names}, {count_text(len(checkpoint), 'tensor')})"
+    count = count_text(len(checkpoint), "tensor")
+    if len(checkpoint) != checkpoint.unfiltered:
+        count = f"{len(checkpoint):,} of {count_text(checkpoint.unfiltered, 'tensor')}, filtered"
+    return f"{checkpoint.source} (names {checkpoint.names}, {count})"
+
+
+def _side_json(side: Checkpoint) -> dict[str, Any]:
+    fields = {"source": side.source, "commit": side.commit, "part": side.part, "names": side.names}
+    return fields | totals_json(side)
 
 
 def _one_side(title: str, names: Iterable[str], side: Checkpoint, tone: Tone, every: bool) -> Section:
     specs = {name: side[name] for name in names}
-    heading = f"{title}: {count_text(len(specs), 'tensor')}, {count_text(parameters_of(specs.values()), 'parameter')}"
+    parameters = parameters_of(specs, side.ties)
+    heading = f"{title}: {count_text(len(specs), 'tensor')}, {count_text(parameters, 'parameter')}"
     return Section(heading, tensor_rows(specs, every=every), TENSOR_COLUMNS, tone)
 
 
@@ -84,6 +98,12 @@ def _differing(title: str, pairs: Iterable[Pair], what: str, every: bool) -> Sec
     cells = {pair.name: (cell(pair),) for pair in pairs}
     heading = f"{title}: {count_text(len(cells), 'tensor')}"
     return Section(heading, pattern_rows(cells, every=every), ("tensor", f"{what}, left -> right", "count"), "changed")
+
+
+def _tied_sentence(diff: Diff) -> str:
+    name, other = diff.tied[0]
+    more = f", and {count_text(len(diff.tied) - 1, 'more name')} such" if len(diff.tied) > 1 else ""
+    return f"`{name}` is one stored tensor with `{other}`, which both sides have{more}: its values are on both sides."
 
 
 def _prefix_sentence(diff: Diff) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ckptmap.checkpoint import Checkpoint
 from ckptmap.patterns import group
 from ckptmap.spec import TensorSpec
 
@@ -47,6 +49,31 @@ def _truncated(section: Section, limit: int) -> Section:
     return Section(section.heading, (*section.rows[:limit], (rest,)), section.columns, section.tone)
 
 
+# Controls, line and paragraph separators, marks that turn the direction of writing, halves of surrogate pairs.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal would obey, instead of show, escaped: `\\x1b`."""
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def printable_document(document: Document) -> Document:
+    """The document with all its text printable."""
+
+    def row(cells: Row) -> Row:
+        return tuple(map(printable, cells))
+
+    return Document(
+        tuple((label, printable(text)) for label, text in document.facts),
+        tuple(
+            Section(printable(section.heading), tuple(map(row, section.rows)), section.columns, section.tone)
+            for section in document.sections
+        ),
+        row(document.closing),
+    )
+
+
 def shape_text(shape: tuple[int, ...]) -> str:
     """A shape as people write it: `[768, 768]`."""
     return f"[{', '.join(map(str, shape))}]"
@@ -84,6 +111,20 @@ def pattern_rows(cells: Mapping[str, Row], *, every: bool) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def parameters_of(specs: Iterable[TensorSpec]) -> int:
-    """Number of elements of these tensors together."""
-    return sum(spec.parameters for spec in specs)
+def parameters_of(specs: Mapping[str, TensorSpec], ties: Iterable[Iterable[str]]) -> int:
+    """Number of elements of these tensors together, tied ones counted once."""
+    again = {name for group in ties for name in [name for name in group if name in specs][1:]}
+    return sum(spec.parameters for name, spec in specs.items() if name not in again)
+
+
+def totals_json(checkpoint: Checkpoint) -> dict[str, int]:
+    """The number of tensors and, of a filtered checkpoint, how many there were before."""
+    filtered = len(checkpoint) != checkpoint.unfiltered
+    return {"tensors": len(checkpoint)} | ({"filtered_from": checkpoint.unfiltered} if filtered else {})
+
+
+def tensors_text(checkpoint: Checkpoint) -> str:
+    """The number of tensors, and of how many a filter left them: `32 of 41 (filtered)`."""
+    if len(checkpoint) == checkpoint.unfiltered:
+        return f"{len(checkpoint):,}"
+    return f"{len(checkpoint):,} of {checkpoint.unfiltered:,} (filtered)"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptmap.heads import Coverage, HeadReport, HeadsReport
 from ckptmap.report.document import Document, Row, Section, Tone, count_text, pattern_rows, shape_text
+
+if TYPE_CHECKING:
+    from ckptmap.heads.untouched import Evidence
 
 OVERVIEW_COLUMNS = ("class", "backbone loaded", "head loaded", "newly initialized", "mismatched", "not used")
 
@@ -22,7 +25,7 @@ MEANING = {
 }
 
 
-def heads_document(report: HeadsReport) -> Document:
+def heads_document(report: HeadsReport, evidence: Collection[Evidence] | None = None) -> Document:
     """One row a class, the loudest verdicts marked."""
     sections = tuple(
         Section(_verdict_heading(verdict), tuple(map(_overview, group)), OVERVIEW_COLUMNS, TONES.get(verdict, "plain"))
@@ -30,10 +33,12 @@ def heads_document(report: HeadsReport) -> Document:
         if (group := [head for head in report.values() if head.verdict == verdict])
     )
     skipped = [f"{name} cannot be told: {reason}" for name, reason in report.skipped.items()]
-    return Document(_facts(report), sections, (*report.notes, *skipped))
+    return Document(_facts(report), (*sections, *_evidence(evidence)), (*report.notes, *skipped))
 
 
-def head_document(report: HeadsReport, head: HeadReport, *, every: bool = False) -> Document:
+def head_document(
+    report: HeadsReport, head: HeadReport, evidence: Collection[Evidence] | None = None, *, every: bool = False
+) -> Document:
     """One class in full: verdict, coverage, new, mismatched, not used, ties and notes, in this order."""
     facts = [
         *_facts(report),
@@ -42,7 +47,20 @@ def head_document(report: HeadsReport, head: HeadReport, *, every: bool = False)
         ("backbone", _coverage(head.backbone)),
         ("head", _coverage(head.head)),
     ]
-    return Document(tuple(facts), head_sections(head, every=every), (*_closing(head), *report.notes))
+    sections = (*head_sections(head, every=every), *_evidence(evidence))
+    return Document(tuple(facts), sections, (*_closing(head), *report.notes))
+
+
+def heads_sections(report: HeadsReport, *, every: bool = False) -> tuple[Section, ...]:
+    """For each class a line with its verdict, then its lists."""
+    sections: list[Section] = []
+    for head in report.values():
+        heading = f"{head.class_name} would load from {report.source}: {head.verdict} ({MEANING[head.verdict]})"
+        missing = f"missing {len(head.missing_keys)}, unexpected {len(head.unexpected_keys)}, "
+        missing += f"newly initialized {len(head.newly_initialized)}, mismatched {len(head.mismatched_keys)}"
+        sections.append(Section(heading, ((missing,),), ("tensors",), TONES.get(head.verdict, "plain")))
+        sections += head_sections(head, every=every)
+    return tuple(sections)
 
 
 def head_sections(head: HeadReport, *, every: bool = False) -> tuple[Section, ...]:
@@ -69,7 +87,7 @@ def head_sections(head: HeadReport, *, every: bool = False) -> tuple[Section, ..
     return tuple(section for section in sections if section.rows)
 
 
-def heads_json(report: HeadsReport) -> dict[str, Any]:
+def heads_json(report: HeadsReport, evidence: Collection[Evidence] | None = None) -> dict[str, Any]:
     """The fields of `ckptmap heads --format json`, described in docs/json.md."""
     return {
         "source": report.source,
@@ -77,6 +95,9 @@ def heads_json(report: HeadsReport) -> dict[str, Any]:
         "library": report.library,
         "classes": {name: head_json(head) for name, head in report.items()},
         "skipped": dict(report.skipped),
+        "untouched": None
+        if evidence is None
+        else [{"name": one.name, "says": one.says, "statistic": one.statistic} for one in evidence],
         "warnings": list(report.notes),
     }
 
@@ -104,6 +125,14 @@ def head_json(head: HeadReport) -> dict[str, Any]:
         "ties": [list(group) for group in head.ties],
         "notes": list(head.notes),
     }
+
+
+def _evidence(evidence: Collection[Evidence] | None) -> tuple[Section, ...]:
+    if evidence is None:
+        return ()
+    heading = "the stored head: does it look untouched since initialisation? (evidence, not a verdict)"
+    rows = tuple((one.name, one.says, one.statistic) for one in evidence)
+    return (Section(heading, rows or (("no head is stored",),), ("tensor", "looks", "why")),)
 
 
 def _facts(report: HeadsReport) -> tuple[tuple[str, str], ...]:

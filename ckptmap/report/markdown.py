@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from ckptmap.report.document import Document, Row, Section
+import re
+
+from ckptmap.report.document import Document, Row, Section, printable_document
 
 
 def as_markdown(document: Document) -> str:
     """A document as Markdown: the closing sentences first, since a comment is read from the top."""
-    blocks = [f"**{sentence}**" for sentence in document.closing]
+    document = printable_document(document)
+    blocks = [f"**{_escaped(sentence)}**" for sentence in document.closing]
     if document.facts:
         blocks.append("\n".join(f"- {label}: {_escaped(text)}" for label, text in document.facts))
     blocks += [_section(section) for section in document.sections]
@@ -15,11 +18,11 @@ def as_markdown(document: Document) -> str:
 
 
 def _section(section: Section) -> str:
-    lines = [f"### {section.heading}", ""] if section.heading else []
+    lines = [f"### {_escaped(section.heading)}", ""] if section.heading else []
     lines += [_line(section.columns), "|" + " --- |" * len(section.columns)]
     for row in section.rows:
         name, *cells = row
-        named = name if name.startswith("…") else f"`{name.replace('|', '&#124;')}`"
+        named = name if len(row) == 1 else _code(name)
         padding = [""] * (len(section.columns) - len(row))
         lines.append(_line((named, *map(_escaped, cells), *padding)))
     return "\n".join(lines)
@@ -29,5 +32,14 @@ def _line(cells: Row) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _code(text: str) -> str:
+    """A code span in a table; one that holds backticks stands between longer rows of them."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{space}{text}{space}{fence}".replace("|", "\\|")
+
+
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
+    """Text that shows as it is: no HTML, no code, no emphasis, no link, no other cell."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"[\\`*|]|\](?=[(\[])", r"\\\g<0>", text)

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from ckptmap.report.document import Document, Row, Section, Tone
+from ckptmap.report.document import Document, Row, Section, Tone, printable_document
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,13 +20,14 @@ def show(document: Document) -> None:
     if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
         from rich.console import Console
 
-        _show_rich(document, Console(highlight=False, soft_wrap=True))
+        _show_rich(printable_document(document), Console(highlight=False, soft_wrap=True))
     else:
         print(as_text(document))
 
 
 def as_text(document: Document) -> str:
     """A document as plain text with aligned columns."""
+    document = printable_document(document)
     blocks = []
     if document.facts:
         width = max(len(label) for label, _ in document.facts)

@@ -24,6 +24,10 @@ class Store(Protocol):
         """The place as told to people: a path, or `org/name@commit`."""
 
     @property
+    def commit(self) -> str | None:
+        """The full commit that is read, where there is such a thing."""
+
+    @property
     def parallel(self) -> int:
         """How many reads may usefully be under way at once."""
 

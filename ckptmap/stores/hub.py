@@ -43,6 +43,7 @@ class HubStore:
         self._client = HubClient()
         self._commit = self.revision if COMMIT.fullmatch(self.revision) else None
         self._files: Mapping[str, StoredFile] | None = None
+        self._folders: set[str] = set()
         self._listing_lock = threading.Lock()
         self._commit_lock = threading.Lock()
         # The Hub redirects a renamed repo at every request: its new name saves the second half of them.
@@ -82,6 +83,11 @@ class HubStore:
                 found = self._cached_listing() if _offline() else self._listing()
                 self._files = dict(sorted(found.items()))
             return self._files
+
+    def folders(self) -> list[str]:
+        """The folders directly below the store's root, as far as the listing told."""
+        self.files()
+        return sorted(self._folders)
 
     def size(self, file: str) -> int:
         return self._stored(file).size
@@ -221,7 +227,10 @@ class HubStore:
             for entry in entries:
                 name = str(entry[name_field])
                 file = name.removeprefix(prefix)
-                if entry.get("type", "file") != "file" or not name.startswith(prefix) or "/" in file:
+                is_file = entry.get("type", "file") == "file"
+                if name.startswith(prefix) and (not is_file or "/" in file) and is_inside(name):
+                    self._folders.add(file.partition("/")[0])
+                if not is_file or not name.startswith(prefix) or "/" in file:
                     continue
                 if is_inside(name):
                     found[file] = _stored_file(entry)

@@ -21,6 +21,10 @@ class LocalStore:
         return str(self.folder)
 
     @property
+    def commit(self) -> None:
+        return None
+
+    @property
     def parallel(self) -> int:
         return 1
 

@@ -38,7 +38,9 @@ def test_what_differs_is_shown_by_kind(sides: list[str], capsys: pytest.CaptureF
     assert "only right: 1 tensor, 4 parameters\n+ new  [4]  F32" in out
     assert "shape differs: 1 tensor\n~ shape  [2, 3] -> [3, 2]" in out
     assert "dtype differs: 1 tensor\n~ dtype  F32 -> F16" in out
-    assert out.splitlines()[-1] == "1 tensor the same, 1 only left, 1 only right, 2 differ (1 in shape, 1 in dtype)"
+    assert out.splitlines()[-1] == (
+        "1 tensor the same in name, shape and dtype, 1 only left, 1 only right, 2 differ (1 in shape, 1 in dtype)"
+    )
 
 
 def test_names_only(sides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,7 +63,7 @@ def test_json_has_the_documented_fields(sides: list[str], capsys: pytest.Capture
 def test_markdown_leads_with_the_summary(sides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diff", *sides, "--format", "markdown"]) == 1
     out = capsys.readouterr().out
-    assert out.startswith("**1 tensor the same, 1 only left")
+    assert out.startswith("**1 tensor the same in name, shape and dtype, 1 only left")
     assert "### only left: 1 tensor, 1 parameter\n\n| tensor | shape | dtype | count |" in out
     assert "| `shape` | [2, 3] -> [3, 2] |  |" in out
 
@@ -76,7 +78,14 @@ def test_a_mere_prefix_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_filters_hold_for_both_sides(sides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diff", *sides, "--include", "same"]) == 0
-    assert "all 1 tensor agree" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "the 1 tensor agrees" in out
+    assert "(names on disk, 1 of 4 tensors, filtered)" in out
+    assert main(["diff", *sides, "--include", "same", "--format", "json"]) == 0
+    side = json.loads(capsys.readouterr().out)["left"]
+    assert (side["tensors"], side["filtered_from"], side["part"], side["commit"]) == (1, 4, None, None)
+    assert main(["diff", *sides, "--include", "nope"]) == 2
+    assert "no name is left by --include 'nope'" in capsys.readouterr().err
 
 
 def test_a_flag_for_one_side(fixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,3 +102,19 @@ def test_trouble_on_either_side_is_two(fixtures: Path, capsys: pytest.CaptureFix
     out, err = capsys.readouterr()
     assert out == ""
     assert "./nowhere" in err
+
+
+def test_tied_tensors_count_once_and_a_tie_to_both_sides_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared, other = torch.zeros(3), torch.zeros(5)
+    torch.save({"embed": shared, "head": shared, "x": other, "y": other}, tmp_path / "left.pt")
+    torch.save({"embed": shared}, tmp_path / "right.pt")
+    argv = ["diff", str(tmp_path / "left.pt"), str(tmp_path / "right.pt")]
+    assert main(argv) == 1
+    out = capsys.readouterr().out
+    assert "only left: 3 tensors, 8 parameters" in out
+    assert "`head` is one stored tensor with `embed`, which both sides have: its values are on both sides." in out
+    assert main([*argv, "--format", "json"]) == 1
+    result = json.loads(capsys.readouterr().out)
+    assert (result["tied"], result["left_out"]) == ([["head", "embed"]], 0)

@@ -13,11 +13,6 @@ from ckptmap import open_checkpoint
 from ckptmap.__main__ import main
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CKPTMAP_CACHE", str(tmp_path_factory.getbasetemp() / "class-inventories"))
-
-
 def test_a_row_a_class_under_its_verdict(fixtures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["heads", str(fixtures / "roberta-mlm")]) == 0
     out, err = capsys.readouterr()
@@ -121,3 +116,51 @@ def test_what_is_asked_wrongly_is_said(
     out, err = capsys.readouterr()
     assert out == ""
     assert words in err
+
+
+class TestDiff:
+    """`ckptmap diff` tells what the head class of the right side would load."""
+
+    def test_what_the_class_of_the_right_side_would_load(
+        self, fixtures: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        left, right = str(fixtures / "roberta-mlm"), str(fixtures / "roberta-cls")
+        assert main(["diff", left, right]) == 1
+        out = capsys.readouterr().out
+        assert f"RobertaForSequenceClassification would load from {left}: train the head" in out
+        assert "missing 4, unexpected 5, newly initialized 4, mismatched 0" in out
+        assert "newly initialized: 4 tensors, 675 of 14,403 parameters" in out
+
+    def test_every_class_and_the_way_back_as_json(self, fixtures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        argv = ["diff", str(fixtures / "roberta-mlm"), str(fixtures / "roberta-cls"), "--format", "json"]
+        assert main([*argv, "--heads", "--reverse"]) == 1
+        fields = json.loads(capsys.readouterr().out)
+        assert len(fields["heads"]) == 7
+        head = fields["heads"]["RobertaForSequenceClassification"]
+        assert head["missing_keys"] == head["newly_initialized"]
+        assert head["unexpected_keys"][0] == "lm_head.bias"
+        assert fields["reverse_heads"]["RobertaForMaskedLM"]["verdict"] == "train the head"
+        assert main([*argv, "--no-heads"]) == 1
+        assert json.loads(capsys.readouterr().out)["heads"] == {}
+
+    @pytest.mark.parametrize("source", ["", "{fixtures}/roberta-cls", "{fixtures}/roberta-cls/config.json"])
+    def test_a_class_as_the_right_side(self, fixtures: Path, source: str, capsys: pytest.CaptureFixture[str]) -> None:
+        right = source.format(fixtures=fixtures) + "#RobertaForTokenClassification"
+        assert main(["diff", str(fixtures / "roberta-mlm"), right, "--format", "json"]) == 1
+        fields = json.loads(capsys.readouterr().out)
+        assert fields["only_right"] == ["classifier.weight", "classifier.bias"]
+        assert fields["dtype_differs"] == []
+        assert fields["heads"]["RobertaForTokenClassification"]["newly_initialized"] == [
+            "classifier.bias",
+            "classifier.weight",
+        ]
+
+    def test_a_family_that_cannot_be_told_does_not_spoil_the_diff(
+        self, fixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        shutil.copy(fixtures / "roberta-cls" / "model.safetensors", tmp_path)
+        (tmp_path / "config.json").write_text('{"model_type": "homemade", "architectures": ["Mine"]}')
+        assert main(["diff", str(fixtures / "roberta-mlm"), str(tmp_path)]) == 1
+        out = capsys.readouterr().out
+        assert "head classes cannot be told: Mine: " in out
+        assert "37 tensors the same" in out

@@ -87,7 +87,7 @@ def test_warnings_go_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["inspect", str(tmp_path), "-q"]) == 0
     out, err = capsys.readouterr()
     assert out == "module.a\n"
-    assert "carry `module.`" in err
+    assert "1 name carries `module.`" in err
 
 
 def test_a_source_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,12 +107,70 @@ def test_a_wrong_call_is_a_usage_error(argv: list[str], capsys: pytest.CaptureFi
     assert err.startswith("usage: ckptmap")
 
 
-def test_debug_shows_the_traceback() -> None:
-    with pytest.raises(OSError, match="no such file or folder"):
-        main(["inspect", "./nowhere", "--debug"])
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "./nowhere", "--debug"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Traceback")
+    assert "no such file or folder" in err
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], ["inspect", "--help"], ["diff", "--help"]])
 def test_help_is_no_error(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == 0
     assert "ckptmap" in capsys.readouterr().out
+
+
+def test_a_filter_is_told(fixtures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["inspect", str(fixtures / "roberta-cls")]
+    assert main([*argv, "--include", "roberta.encoder.*"]) == 0
+    assert "tensors       32 of 41 (filtered)\n" in capsys.readouterr().out
+    assert main([*argv, "--include", "roberta.encoder.*", "--format", "json"]) == 0
+    totals = json.loads(capsys.readouterr().out)["totals"]
+    assert (totals["tensors"], totals["filtered_from"]) == (32, 41)
+    for form in ("table", "json"):
+        assert main([*argv, "--exclude", "*", "--format", form]) == 2
+        assert "no name is left by --exclude '*'; the first name is 'classifier" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fixture", "told"), [("roberta-cls", False), ("roberta-mlm", True), ("gpt2-tied", True), ("bert-cls", False)]
+)
+def test_a_tie_of_the_config_is_told_where_it_says_something(
+    fixtures: Path, tmp_path: Path, fixture: str, told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sentence = "config.json ties input and output embeddings; only the input one is stored"
+    main(["inspect", str(fixtures / fixture)])
+    assert (sentence in capsys.readouterr().out) is told
+
+
+def test_a_config_that_cannot_be_read_is_no_reason_to_show_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{")
+    assert main(["inspect", str(tmp_path)]) == 0
+    assert "config      config.json is not used: is not JSON" in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path), "--format", "json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert "config.json is not used" in result["warnings"][0]
+    (tmp_path / "config.json").write_text('{"model_type": Infinity, "architectures": [1, "A"]}')
+    main(["inspect", str(tmp_path), "--format", "json"])
+    result = json.loads(capsys.readouterr().out)
+    assert (result["model_type"], result["architectures"]) == (None, ["A"])
+
+
+NASTY = "a\x1b[31m\nb\u202ec|`d"
+
+
+def test_what_a_terminal_would_obey_is_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = {NASTY: torch.zeros(1)}
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"k": "<b>\x1b]0;x\x07*y* [z](u)"})
+    assert main(["inspect", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "a\\x1b[31m\\nb\\u202ec|`d" in out
+    assert not set("\x1b\x07\u202e") & set(out)
+    assert main(["inspect", str(tmp_path), "--format", "markdown"]) == 0
+    out = capsys.readouterr().out
+    assert "| ``a\\x1b[31m\\nb\\u202ec\\|`d`` | [1] |" in out
+    assert "k=&lt;b>\\\\x1b]0;x\\\\x07\\*y\\* [z\\](u)" in out

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,7 +48,9 @@ def test_packed_dtypes_count_bits(tmp_path: Path) -> None:
     checkpoint = ckptmap.open_checkpoint(write(tmp_path, from_header(header, 5)))
     assert [spec.nbytes for spec in checkpoint.values()] == [2, 3]
     assert checkpoint.read("f6") == bytes(3)
-    with pytest.raises(CheckpointError, match=r"f6: torch has no dtype for F6_E2M3; Checkpoint\.read gives"):
+    with pytest.raises(
+        CheckpointError, match=r"f6: torch has no tensor of this shape for F6_E2M3; Checkpoint\.read gives"
+    ):
         checkpoint.load("f6")
 
 
@@ -79,6 +83,37 @@ def test_tensors_that_the_index_forgot_count_and_are_told(tmp_path: Path) -> Non
     checkpoint = ckptmap.open_checkpoint(tmp_path)
     assert list(checkpoint) == ["a.weight", "a.bias", "empty"]
     assert "2 tensors are in the shards but not in the index" in checkpoint.warnings[0]
+
+
+def test_an_index_of_a_variant(tmp_path: Path) -> None:
+    write(tmp_path, whole(), "s.safetensors")
+    index = json.dumps({"weight_map": dict.fromkeys(("a.weight", "a.bias", "empty"), "s.safetensors")}).encode()
+    path = write(tmp_path, index, "model.safetensors.index.fp16.json")
+    assert len(ckptmap.open_checkpoint(path)) == len(ckptmap.open_checkpoint(tmp_path, variant="fp16")) == 3
+
+
+def test_a_torch_file_under_the_name_of_safetensors_is_called_one(tmp_path: Path) -> None:
+    for zipped in (True, False):
+        torch.save({"a": torch.zeros(1)}, tmp_path / "model.safetensors", _use_new_zipfile_serialization=zipped)
+        with pytest.raises(CheckpointError, match=r"torch\.save; rename it to end in \.bin or \.pt"):
+            ckptmap.open_checkpoint(tmp_path)
+
+
+def test_a_hostile_header_takes_little_memory_and_a_large_one_is_read(tmp_path: Path) -> None:
+    names = b",".join(b'"%d":{"":1.5}' % number for number in range(1_000_000))
+    hostile = write(tmp_path, from_header(b"{" + names + b"}", 0), "hostile.safetensors")
+    code = (
+        "import re, sys, ckptmap\n"
+        "try: ckptmap.open_checkpoint(sys.argv[1])\n"
+        "except ckptmap.CheckpointError: print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(hostile)], capture_output=True, text=True)
+    assert int(done.stdout) < 200 * 1024, done.stderr
+    entries = b",".join(
+        b'"%x":{"dtype":"U8","shape":[1],"data_offsets":[%d,%d]}' % (number, number, number + 1)
+        for number in range(100_000)
+    )
+    assert len(ckptmap.open_checkpoint(write(tmp_path, from_header(b"{" + entries + b"}", 100_000)))) == 100_000
 
 
 def test_a_hub_cache_snapshot_may_link_to_its_blobs(tmp_path: Path) -> None:

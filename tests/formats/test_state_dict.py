@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from ckptmap.errors import CheckpointError
@@ -104,6 +106,34 @@ def test_what_is_no_tensor_is_left_out_with_a_note():
     assert "no tensors: _metadata, b._extra_state, n" in said
     assert "_rebuild_sparse_tensor: s" in said
     assert "lists of tensors: l" in said
+    assert find_state_dict(tree, at=None, source="file").left_out_tensors == ["s", "l.0"]
+
+
+def test_only_parts_that_work_are_hinted_at():
+    tree = {"g": {"a": t()}, "d": {"b": t()}, "losses": [t()], "many": [{"c": t()}, 3], "": {"x": t()}}
+    with pytest.raises(CheckpointError, match=r"choose one: --at g, --at d, --at many\.0, or --at \."):
+        names(tree)
+    assert "choose with" not in notes({"model": {"a": t()}, "step": t()})
+
+
+def test_looking_for_parts_that_work_ends():
+    barren = {"tensors": [t()]} | {f"n{i}": i for i in range(100_000)}
+    started = time.process_time()
+    with pytest.raises(CheckpointError, match=r"choose one: --at good, or --at \."):
+        names({"good": {"a": t()}} | {f"m{i}": barren for i in range(200)})
+    assert time.process_time() - started < 5
+
+
+def test_left_out_entries_are_counted_and_few_are_kept():
+    found = find_state_dict({"a": t()} | {f"n{i}": 3 for i in range(1000)}, at=None, source="file")
+    assert found.all_notes() == ("left out, as they are no tensors: n0, n1, n2, n3, n4 and 995 more",)
+    assert sum(map(len, found.left_out.values())) == 5
+
+
+def test_a_bare_tensor_says_what_to_do():
+    for tree in (t(), [t()]):
+        with pytest.raises(CheckpointError, match=r"Save tensors under names, with torch\.save"):
+            names(tree)
 
 
 def test_names_that_are_no_text():

@@ -165,6 +165,7 @@ def test_what_torch_keeps_no_plain_bytes_of_is_left_out(tmp_path):
     contents = read(saved(tmp_path, state))
     assert list(contents.tensors) == ["a"]
     assert "sparse" in str(contents.warnings) and "quantized" in str(contents.warnings)
+    assert set(contents.left_out) == set(state) - {"a"}
 
 
 def test_meta_tensors_have_no_values(tmp_path):

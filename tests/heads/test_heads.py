@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -134,20 +135,20 @@ def test_a_release_with_other_internals_is_asked_in_public(fixtures: Path, monke
     def changed(*args: object, **flags: object) -> None:
         raise class_tables.InternalsChangedError("a rule of kind NewRule is not known here")
 
-    monkeypatch.setattr("ckptmap.heads.library.inventory_of", changed)
+    monkeypatch.setattr(import_module("ckptmap.heads.library"), "inventory_of", changed)
     public = heads(fixtures / "roberta-mlm", use_cache=False)
     for name, head in plain.items():
         other = public[name]
         assert (head.missing_keys, head.unexpected_keys) == (other.missing_keys, other.unexpected_keys)
         assert (head.newly_initialized, head.verdict) == (other.newly_initialized, other.verdict)
     assert "NewRule is not known here" in public.notes[0]
-    monkeypatch.setattr("ckptmap.heads.public_road.MAX_PARAMETERS", 10)
+    monkeypatch.setattr(import_module("ckptmap.heads.public_road"), "MAX_PARAMETERS", 10)
     with pytest.raises(ArchitectureError, match="parameters are too many"):
         heads(fixtures / "roberta-mlm", ["RobertaModel"], use_cache=False)
 
 
 def test_an_untested_release_is_named(fixtures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ckptmap.heads.library_version", lambda: "5.99.0")
+    monkeypatch.setattr(import_module("ckptmap.heads"), "library_version", lambda: "5.99.0")
     assert heads(fixtures / "roberta-mlm").notes == ("compared with transformers 5.23; 5.99.0 may load otherwise",)
 
 

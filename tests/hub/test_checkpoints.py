@@ -108,4 +108,33 @@ def test_a_broken_shard_on_the_hub_ends_in_one_line(
 
 def test_a_repo_that_is_not_there(hub: LoopbackHub, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "acme/nowhere"]) == 2
-    assert "has no such repo, or it is private" in capsys.readouterr().err
+    assert "there is no such local file or folder, so it was looked up on the Hub: " in (err := capsys.readouterr().err)
+    assert "has no such repo, or it is private" in err
+    assert main(["inspect", "hf://acme/nowhere"]) == 2
+    assert "looked up" not in capsys.readouterr().err
+
+
+def test_a_name_below_a_folder_that_is_here_asks_no_hub(
+    forms: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "acme").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert "write hf://acme/roberta-cls" in problem(lambda: ckptmap.open_checkpoint("acme/roberta-cls"))
+    assert forms.log == []
+    assert len(ckptmap.open_checkpoint("hf://acme/roberta-cls")) == 41
+
+
+def test_the_page_of_a_repo_and_the_commit_in_full(forms: LoopbackHub, capsys: pytest.CaptureFixture[str]) -> None:
+    commit = forms.repos["acme/roberta-cls"].branches["main"]
+    for page in ("", "/tree/main", "/blob/main/model.safetensors"):
+        assert main(["inspect", f"{forms.url}/acme/roberta-cls{page}", "--format", "json"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert result["commit"] == commit
+        assert result["source"].startswith(f"acme/roberta-cls@{commit[:7]}")
+
+
+def test_a_repo_of_folders_only_names_them(hub: LoopbackHub, fixtures: Path, tmp_path: Path) -> None:
+    for name in ("unet", "vae"):
+        shutil.copytree(fixtures / "roberta-cls", tmp_path / "repo" / name)
+    hub.add_repo("acme/diffusers", tmp_path / "repo")
+    assert "it has the folders unet, vae: name one" in problem(lambda: ckptmap.open_checkpoint("acme/diffusers"))

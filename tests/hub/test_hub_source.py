@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import ckptmap
 from ckptmap.stores.hub import parse_hub_source
 from tests.hub.conftest import problem
 
@@ -62,6 +63,38 @@ def test_parse(text: str, parsed: tuple[str, str | None, str | None] | None) -> 
 @pytest.mark.parametrize("text", ["hf://", "hf://../x", "hf://org//name", "hf://org/name@"])
 def test_hf_addresses_that_are_none(text: str) -> None:
     assert "is not the address of a model repo" in problem(lambda: parse_hub_source(text))
+
+
+@pytest.mark.parametrize(
+    ("path", "parsed"),
+    [
+        ("org/name", ("org/name", None, None)),
+        ("gpt2/", ("gpt2", None, None)),
+        ("org/name/tree/main", ("org/name", "main", None)),
+        ("org/name/tree/v1/sub/folder", ("org/name", "v1", "sub/folder")),
+        ("org/name/blob/main/sub/model.safetensors", ("org/name", "main", "sub/model.safetensors")),
+        ("org/name/resolve/refs%2Fpr%2F3/a%20b.bin?download=true", ("org/name", "refs/pr/3", "a b.bin")),
+    ],
+)
+def test_pages_of_the_hub(
+    monkeypatch: pytest.MonkeyPatch, path: str, parsed: tuple[str, str | None, str | None]
+) -> None:
+    assert parse_hub_source(f"https://huggingface.co/{path}") == parsed
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://mirror:8080/hf")
+    assert parse_hub_source(f"http://mirror:8080/hf/{path}") == parsed
+
+
+def test_addresses_that_are_no_pages_of_model_repos() -> None:
+    said = {
+        "https://example.org/org/name": "is not an address of",
+        "https://huggingface.co/datasets/org/name": "only model repos",
+        "https://huggingface.co/org/name/discussions": "is not the page of a model repo",
+        "https://huggingface.co/": "is not the page of a model repo",
+        "https://huggingface.co/org/name/tree/main/../x": "is not the page of a model repo",
+        "https://huggingface.co/org/name/tree/main/%2E%2E/x": "is not a folder of a repo",
+    }
+    for text, words in said.items():
+        assert words in problem(lambda text=text: ckptmap.open_checkpoint(text))
 
 
 @pytest.mark.parametrize("kind", ["datasets", "spaces", "kernels", "buckets"])

@@ -90,9 +90,9 @@ def test_thousands_of_names_that_end_alike_take_no_time() -> None:
     left = {f"unet.{block}_{i}.lora_A.weight": one for block in "abc" for i in range(2000)}
     right = {f"text.{block}_{i}.lora_A.weight": one for block in "abc" for i in range(2000)}
     left, right = ckptmap.open_checkpoint(left), ckptmap.open_checkpoint(right)
-    started = time.perf_counter()
+    started = time.process_time()
     assert ckptmap.diff(left, right).prefix == PrefixChange("unet.", "text.", 6000)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_an_index_that_all_names_start_with_may_be_a_prefix() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,14 @@ def keep(key: str, inventory: ClassInventory) -> None:
     from tempfile import NamedTemporaryFile
 
     folder = cache_folder()
-    try:
+    with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile("w", dir=folder, suffix=".tmp", delete=False) as file:
             json.dump(inventory.to_json(), file, separators=(",", ":"))
-        os.replace(file.name, folder / key)
-    except OSError:
-        return
+        try:
+            os.replace(file.name, folder / key)
+        except OSError:
+            os.unlink(file.name)
 
 
 def _version(package: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ckptmap.checkpoint import Checkpoint, open_checkpoint, read_config
 from ckptmap.errors import CheckpointError
-from ckptmap.report.document import Document, truncated
+from ckptmap.report.document import Document, printable, truncated
 from ckptmap.report.markdown import as_markdown
 from ckptmap.report.terminal import show
 
@@ -66,7 +66,7 @@ def open_source(args: argparse.Namespace, source: str, side: str = "") -> Checkp
     with _sign_of_life(f"Reading {source}"):
         checkpoint = open_checkpoint(source, include=args.include, exclude=args.exclude, **chosen)
     for warning in checkpoint.warnings:
-        print(f"ckptmap: {source}: {warning}", file=sys.stderr)
+        print(printable(f"ckptmap: {source}: {warning}"), file=sys.stderr)
     return checkpoint
 
 
@@ -100,13 +100,15 @@ def show_document(args: argparse.Namespace, document: Document) -> None:
 
 def show_json(fields: dict[str, Any]) -> None:
     """Print a JSON object on stdout."""
-    print(json.dumps(fields, indent=2, ensure_ascii=False))
+    text = json.dumps(fields, indent=2, ensure_ascii=False)
+    # Half a surrogate, from a path that is not UTF-8, becomes the JSON escape that it would have been.
+    print(text.encode("utf-8", "backslashreplace").decode())
 
 
 def show_names(names: Iterable[str]) -> None:
     """Print names, one a line."""
     for name in names:
-        print(name)
+        print(printable(name))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from ckptmap.cli.common import (
     show_json,
     show_names,
 )
-from ckptmap.diff import diff
+from ckptmap.diff import Diff, diff
 from ckptmap.errors import ArchitectureError, CheckpointError
 from ckptmap.heads import HeadsReport, architectures, heads
 from ckptmap.report.diff import diff_document, diff_json, diff_names
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show the difference; 0 if there is none, else 1."""
+    """Show the difference; 0 if there is none, 1 if there is, 2 if that could not be told."""
     with open_source(args, args.left, "left") as left:
         source, _, class_name = args.right.partition("#")
         config: Mapping[str, Any] | None
@@ -65,7 +66,9 @@ def run(args: argparse.Namespace) -> int:
             difference = diff(left, right)
             if args.quiet:
                 show_names(diff_names(difference))
-                return 1 if difference else 0
+                if difference.left_out:
+                    print(f"ckptmap: {difference}", file=sys.stderr)
+                return _exit_code(difference)
             asked = [class_name] if class_name else None
             told = [_heads(args, left, config, asked)] if difference and not args.no_heads else []
             if told and args.reverse and not class_name:
@@ -79,7 +82,12 @@ def run(args: argparse.Namespace) -> int:
             else:
                 document = diff_document(difference, left, right, every=args.all)
                 show_document(args, _with_heads(document, told, every=args.all))
-    return 1 if difference else 0
+    return _exit_code(difference)
+
+
+def _exit_code(difference: Diff) -> int:
+    """As diff(1): 0 the same, 1 not, 2 when tensors were left out that might differ."""
+    return 1 if difference else 2 if difference.left_out else 0
 
 
 def _heads(

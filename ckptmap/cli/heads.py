@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     source, _, class_name = args.source.partition("#")
     classes = [*(args.classes or ()), *([class_name] if class_name else ())]
     with open_source(args, source) as checkpoint:
+        checkpoint.check_filter()
         report = heads(
             checkpoint,
             classes or None,

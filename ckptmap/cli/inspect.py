@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """Show the checkpoint; 0."""
     with open_source(args, args.source) as checkpoint:
         if args.quiet:
+            checkpoint.check_filter()
             show_names(checkpoint)
         elif args.format == "json":
             show_json(inspect_json(checkpoint))

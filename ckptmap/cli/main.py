@@ -13,10 +13,11 @@ from importlib import import_module
 
 import ckptmap
 from ckptmap.errors import CkptmapError
+from ckptmap.report.document import printable
 
 VERBS = {
     "inspect": "Show the tensors of a checkpoint: names, shapes, dtypes, grouped by layer pattern.",
-    "diff": "Show which names, shapes and dtypes differ between two checkpoints. Exits 0 if none do, 1 if some do.",
+    "diff": "Show what differs between two checkpoints by name, shape and dtype. Exits 0 if nothing does, else 1.",
     "heads": "Show for each head class what from_pretrained would load, miss and initialise, from headers alone.",
 }
 """Each verb with what it does; its module is ckptmap/cli/<verb>.py."""
@@ -49,12 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             traceback.print_exc()
         elif isinstance(error, CkptmapError):
-            print(f"ckptmap: {error}", file=sys.stderr)
+            print(f"ckptmap: {printable(str(error))}", file=sys.stderr)
         elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
             print("ckptmap: the output cannot be written: no space left", file=sys.stderr)
         else:
             print(
-                f"ckptmap: a fault of ckptmap itself: {type(error).__name__}: {error}\n"
+                f"ckptmap: a fault of ckptmap itself: {type(error).__name__}: {printable(str(error))}\n"
                 "Please report it, with what `--debug` shows.",
                 file=sys.stderr,
             )

@@ -97,6 +97,18 @@ def test_a_flag_for_one_side(fixtures: Path, tmp_path: Path, capsys: pytest.Capt
     assert main([*argv, "--left-at", "teacher"]) == 0
 
 
+def test_what_was_left_out_is_not_called_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for side, size in (("left", 3), ("right", 5)):
+        torch.save({"a": torch.zeros(2), "sparse": torch.eye(size).to_sparse()}, tmp_path / f"{side}.pt")
+    argv = ["diff", str(tmp_path / "left.pt"), str(tmp_path / "right.pt")]
+    assert main(argv) == 2
+    assert "could not be compared" in capsys.readouterr().out
+    assert main([*argv, "-q"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "could not be compared" in err
+
+
 def test_trouble_on_either_side_is_two(fixtures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diff", str(fixtures / "roberta-cls"), "./nowhere"]) == 2
     out, err = capsys.readouterr()

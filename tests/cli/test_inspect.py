@@ -82,6 +82,20 @@ def test_a_long_section_is_cut_and_says_so(tmp_path: Path, capsys: pytest.Captur
     assert "more lines" not in capsys.readouterr().out
 
 
+def test_a_filter_that_leaves_nothing_is_an_error(fixtures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags in ([], ["-q"], ["--format", "json"]):
+        assert main(["inspect", str(fixtures / "roberta-cls"), "--include", "typo.*", *flags]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "no name is left by --include" in err
+
+
+def test_names_cannot_command_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file({"ok\x1b[2J\nsecond": torch.zeros(1)}, tmp_path / "model.safetensors")
+    assert main(["inspect", str(tmp_path), "-q"]) == 0
+    assert capsys.readouterr().out == "ok\\x1b[2J\\nsecond\n"
+
+
 def test_warnings_go_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_file({"module.a": torch.zeros(1)}, tmp_path / "model.safetensors")
     assert main(["inspect", str(tmp_path), "-q"]) == 0

@@ -1,0 +1,215 @@
+"""Values of a checkpoint on their way through a conversion: as byte ranges where possible, else as tensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptmap.checkpoint import Checkpoint
+from ckptmap.errors import CheckpointError, ConvertError
+from ckptmap.spec import DTYPE_BITS, TORCH_NAMES, TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+
+FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
+SHORT_NAMES: Mapping[str, str] = {
+    "fp64": "F64", "fp32": "F32", "fp16": "F16", "half": "F16", "float": "F32", "double": "F64", "bf16": "BF16",
+}  # fmt: skip
+# Bits of exponent and of mantissa: a cast loses nothing when neither shrinks.
+PRECISION = {
+    "F64": (11, 52), "F32": (8, 23), "F16": (5, 10), "BF16": (8, 7), "F8_E4M3": (4, 3), "F8_E5M2": (5, 2),
+    "F8_E4M3FNUZ": (4, 3), "F8_E5M2FNUZ": (5, 2),
+}  # fmt: skip
+COMPARED_AT_ONCE = 1 << 24
+
+
+def local_path(checkpoint: Checkpoint, file: str) -> Path | None:
+    """Where a file of a checkpoint lies on this machine, if it does."""
+    store = checkpoint._store
+    return None if store is None else store.local_path(file)
+
+
+def float_dtype(text: str) -> str:
+    """The dtype that a person means by `bf16`, `float16`, `torch.float32`, `F32`.
+
+    Raises:
+        ConvertError: It is no floating-point dtype.
+    """
+    plain = text.removeprefix("torch.")
+    names = {name.lower(): name for name in FLOATS} | {TORCH_NAMES[name]: name for name in FLOATS} | dict(SHORT_NAMES)
+    if found := names.get(plain.lower()):
+        return found
+    raise ConvertError(f"--dtype {text}: no floating-point dtype of this name; write one of {', '.join(sorted(names))}")
+
+
+def narrows(old: str, new: str) -> bool:
+    """Whether a cast may lose bits or range."""
+    return any(before > after for before, after in zip(PRECISION[old], PRECISION[new], strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Bytes of a local file."""
+
+    path: str
+    offset: int
+    length: int
+
+
+class Arena:
+    """Memory that is used again and again: fresh pages cost more than what is copied into them."""
+
+    def __init__(self) -> None:
+        self._memory: torch.Tensor | None = None
+
+    def take(self, nbytes: int) -> torch.Tensor:
+        """This many bytes; whatever was taken before is overwritten."""
+        import torch
+
+        if self._memory is None or self._memory.numel() < nbytes:
+            self._memory = None
+            self._memory = torch.empty(nbytes, dtype=torch.uint8)
+        return self._memory[:nbytes]
+
+
+def buffer_of(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a contiguous CPU tensor, without a copy; only as long as the tensor lives."""
+    import ctypes
+
+    nbytes = tensor.numel() * tensor.element_size()
+    if not nbytes:
+        return memoryview(b"")
+    return memoryview((ctypes.c_char * nbytes).from_address(tensor.data_ptr())).cast("B")
+
+
+class Reader:
+    """A checkpoint whose tensors are read one after another, cast where asked for.
+
+    Args:
+        checkpoint: What to read.
+        dtype: Make every floating-point tensor this.
+        reuse: Whether a loaded tensor may be overwritten by the next one.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, dtype: str | None = None, *, reuse: bool = True) -> None:
+        self.checkpoint = checkpoint
+        self._dtype = dtype
+        self._arena = Arena() if reuse else None
+        self._descriptors: dict[str, int] = {}
+        self._paths: dict[str, str | None] = {}
+
+    def close(self) -> None:
+        """Let go of open files."""
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
+    def dtype(self, name: str) -> str:
+        """The dtype a tensor has once it is read."""
+        own = self.checkpoint[name].dtype
+        return self._dtype if self._dtype and own in FLOATS else own
+
+    def range(self, name: str) -> Range | None:
+        """Where the bytes of a tensor lie, when they can be copied as they are from a file of this machine."""
+        return self._stored(name) if self.dtype(name) == self.checkpoint[name].dtype else None
+
+    def _stored(self, name: str) -> Range | None:
+        if (file := self.checkpoint.file_of(name)) is None:
+            return None
+        if file not in self._paths:
+            path = local_path(self.checkpoint, file)
+            self._paths[file] = None if path is None else str(path)
+        path_text = self._paths[file]
+        if path_text is None:
+            return None
+        extent = self.checkpoint.locate(name)
+        if extent.strides is not None or extent.length != self.checkpoint[name].nbytes:
+            return None
+        return Range(path_text, extent.offset, extent.length)
+
+    def bytes(self, name: str) -> bytes | memoryview:
+        """One tensor's bytes, in row-major order."""
+        return self.checkpoint.read(name) if self.dtype(name) == self.checkpoint[name].dtype else self._cast_bytes(name)
+
+    def _cast_bytes(self, name: str) -> memoryview:
+        tensor = self.tensor(name).contiguous()
+        return memoryview(bytes(buffer_of(tensor)))
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor; with `reuse`, good until the next one is asked for.
+
+        Raises:
+            CheckpointError: It cannot be read.
+        """
+        import torch
+
+        spec = self.checkpoint[name]
+        found = self._local(name, spec) if self._arena is not None and DTYPE_BITS[spec.dtype] >= 8 else None
+        tensor = self.checkpoint.load(name) if found is None else found
+        wanted = getattr(torch, TORCH_NAMES[self.dtype(name)]) if DTYPE_BITS[spec.dtype] >= 8 else tensor.dtype
+        return tensor.to(wanted)
+
+    def _local(self, name: str, spec: TensorSpec) -> torch.Tensor | None:
+        import torch
+
+        if not spec.nbytes or (found := self._stored(name)) is None:
+            return None
+        assert self._arena is not None
+        memory = self._arena.take(found.length)
+        buffer, done = buffer_of(memory), 0
+        try:
+            if found.path not in self._descriptors:
+                self._descriptors[found.path] = os.open(found.path, os.O_RDONLY | os.O_CLOEXEC)
+            while done < found.length:
+                got = os.preadv(self._descriptors[found.path], [buffer[done:]], found.offset + done)
+                if not got:
+                    raise CheckpointError("ends early; it was changed while it was read", source=found.path)
+                done += got
+        except CheckpointError:
+            raise
+        except OSError as error:
+            raise CheckpointError(f"cannot be read: {error.strerror}", source=found.path) from None
+        return memory.view(getattr(torch, TORCH_NAMES[spec.dtype])).reshape(spec.shape)
+
+
+def check_ties(ties: tuple[tuple[str, str], ...], checkpoint: Checkpoint) -> None:
+    """Refuse a second name whose tensor is not the first one's, bit for bit.
+
+    Args:
+        ties: A name and the name it is a second name for.
+        checkpoint: What is read; second names may be absent.
+
+    Raises:
+        ConvertError: One is there and differs.
+    """
+    broken = [
+        f"{second} differs from {first}, and the rules say that they are tied; make them equal, or give each a rule"
+        for second, first in ties
+        if second in checkpoint and first in checkpoint and not _equal(checkpoint, second, first)
+    ]
+    if broken:
+        raise ConvertError("\n".join(broken))
+
+
+def _equal(checkpoint: Checkpoint, one: str, other: str) -> bool:
+    if any(one in group and other in group for group in checkpoint.ties):
+        return True
+    if (checkpoint[one].shape, checkpoint[one].dtype) != (checkpoint[other].shape, checkpoint[other].dtype):
+        return False
+    reader = Reader(checkpoint)
+    left, right = reader.range(one), reader.range(other)
+    if left is None or right is None:
+        return checkpoint.read(one) == checkpoint.read(other)
+    with open(left.path, "rb") as first, open(right.path, "rb") as second:
+        first.seek(left.offset)
+        second.seek(right.offset)
+        rest = left.length
+        while rest:
+            size = min(rest, COMPARED_AT_ONCE)
+            if (data := first.read(size)) != second.read(size) or len(data) < size:
+                return False
+            rest -= size
+    return True

@@ -1,0 +1,163 @@
+"""Writes safetensors files front to back: the header first, then data from memory or by ranges of other files.
+
+Source: the format of safetensors 0.8.0 (`README.md`): 8 bytes of length, JSON, data without holes. Blanks may follow
+the JSON; some KiB of them let a later rename happen in place.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+
+from ckptmap.errors import CheckpointError, ConvertError
+from ckptmap.spec import TensorSpec
+from ckptmap.writing.atomic import write_all
+
+BLANKS = 4096
+ALIGNED = 8
+MAX_HEADER = 100_000_000
+COPIED_AT_ONCE = 1 << 26
+READ_AT_ONCE = 1 << 22
+SYNCED_EVERY = 1 << 28
+
+# Filesystems that cannot copy a range say one of these.
+CANNOT = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF, errno.EPERM}
+
+
+def header_bytes(tensors: Iterable[TensorSpec], metadata: Mapping[str, str], *, blanks: int = BLANKS) -> bytes:
+    """Length and JSON of a header for tensors that lie one after another in this order.
+
+    Raises:
+        ConvertError: A dtype has no name in the format, or the header is longer than the format allows.
+    """
+    fields: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    position = 0
+    for spec in tensors:
+        if spec.dtype == "C128":
+            raise ConvertError(f"{spec.name}: safetensors has no complex128; write a torch file with --to-bin")
+        end = position + spec.nbytes
+        fields[spec.name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [position, end]}
+        position = end
+    return pack_header(fields, blanks=blanks)
+
+
+def pack_header(fields: Mapping[str, object], *, blanks: int = 0) -> bytes:
+    """A header with its length before it and blanks after it, a multiple of 8 bytes."""
+    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+    length = len(text) + blanks
+    length += -length % ALIGNED
+    if length > MAX_HEADER:
+        raise ConvertError(f"the header would take {length:,} bytes and the format allows {MAX_HEADER:,}; write shards")
+    return length.to_bytes(8, "little") + text.ljust(length)
+
+
+class Writer:
+    """Appends to a file, from memory and from other files; ranges that touch are copied as one.
+
+    Args:
+        descriptor: The file, open for writing, at its start.
+        report: Told how many bytes were written since it was last told.
+    """
+
+    def __init__(self, descriptor: int, report: Callable[[int], None] | None = None) -> None:
+        self._descriptor = descriptor
+        self._report = report or (lambda nbytes: None)
+        self._waiting: tuple[str, int, int] | None = None
+        self._open: tuple[str, int] | None = None
+        self._can_copy = True
+        self._unsynced = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes."""
+        self.flush()
+        view = memoryview(data)
+        for start in range(0, len(view), COPIED_AT_ONCE):
+            part = view[start : start + COPIED_AT_ONCE]
+            write_all(self._descriptor, part)
+            self._wrote(len(part))
+
+    def zeros(self, length: int) -> None:
+        """Append zero bytes."""
+        block = bytes(min(length, READ_AT_ONCE))
+        while length:
+            self.write(memoryview(block)[:length])
+            length -= min(length, len(block))
+
+    def copy(self, path: str, offset: int, length: int) -> None:
+        """Append a range of another file."""
+        if self._waiting is not None:
+            before, start, size = self._waiting
+            if before == path and start + size == offset:
+                self._waiting = (path, start, size + length)
+                return
+            self.flush()
+        self._waiting = (path, offset, length)
+
+    def flush(self) -> None:
+        """Write what waits to be copied."""
+        if self._waiting is None:
+            return
+        path, offset, length = self._waiting
+        self._waiting = None
+        source = self._source(path)
+        while length:
+            done = self._copy_some(source, offset, min(length, COPIED_AT_ONCE))
+            if not done:
+                raise CheckpointError("ends early; it was changed while it was read", source=path)
+            self._wrote(done)
+            offset, length = offset + done, length - done
+
+    def close(self) -> None:
+        """Write what waits and let go of the file copied from last."""
+        try:
+            self.flush()
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Let go of the file copied from last."""
+        if self._open is not None:
+            os.close(self._open[1])
+            self._open = None
+
+    def _source(self, path: str) -> int:
+        if self._open is None or self._open[0] != path:
+            self.release()
+            try:
+                self._open = (path, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            except OSError as error:
+                raise CheckpointError(f"cannot be read: {error.strerror}", source=path) from None
+        return self._open[1]
+
+    def _copy_some(self, source: int, offset: int, length: int) -> int:
+        if self._can_copy:
+            try:
+                return os.copy_file_range(source, self._descriptor, length, offset)
+            except OSError as error:
+                if error.errno not in CANNOT:
+                    raise
+            except AttributeError:  # only Linux has it
+                pass
+            self._can_copy = False
+        data = os.pread(source, min(length, READ_AT_ONCE), offset)
+        write_all(self._descriptor, memoryview(data))
+        return len(data)
+
+    def _wrote(self, nbytes: int) -> None:
+        self._unsynced += nbytes
+        if self._unsynced >= SYNCED_EVERY:
+            # The disk starts now, not when all of it is there and must be waited for.
+            start_writeback(self._descriptor)
+            self._unsynced = 0
+        self._report(nbytes)
+
+
+def start_writeback(descriptor: int) -> None:
+    """Ask for what was written to go to the disk, without waiting for it, where there is such a call."""
+    import ctypes
+
+    sync = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if sync is not None:
+        sync(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), 2)  # SYNC_FILE_RANGE_WRITE

@@ -58,13 +58,14 @@ def heads(
     model_type = _model_type(config, opened.source)
     shapes, notes = _shapes(opened, config)
     asked_by_name = classes is not None
+    key_mapping = _checked_mapping(key_mapping)
     names = classes if classes is not None else every_class(model_type) if all_classes else family(model_type)
     answers: dict[str, tuple[ClassInventory, Prediction]] = {}
     skipped: dict[str, str] = {}
     for name in dict.fromkeys(names):
         try:
             answers[name], note = _answer(
-                name, shapes, config, config_overrides or {}, _checked_mapping(key_mapping), use_cache, in_child
+                name, shapes, config, config_overrides or {}, key_mapping, use_cache, in_child
             )
         except ArchitectureError as error:
             if asked_by_name:
@@ -72,7 +73,7 @@ def heads(
             skipped[name] = str(error)
         else:
             notes = tuple(dict.fromkeys((*notes, *note)))
-    if not answers:
+    if not answers and skipped:
         raise ArchitectureError("no class of the family can be built: " + "; ".join(skipped.values()))
     inventories = {name: inventory for name, (inventory, _) in answers.items()}
     own_config = opened.config or config
@@ -173,11 +174,17 @@ def _model_type(config: Mapping[str, Any], source: str) -> str:
 
 
 def _checked_mapping(key_mapping: Mapping[str, str] | None) -> Mapping[str, str] | None:
-    for pattern in key_mapping or {}:
+    for pattern, target in (key_mapping or {}).items():
         try:
             re.compile(pattern)
+            compiled = re.compile(f"(?P<g0>{pattern})")  # what the loader makes of it
         except re.error as error:
             raise ArchitectureError(f"key mapping: {pattern!r} is not a regular expression ({error})") from None
+        if not isinstance(target, str):
+            raise ArchitectureError(f"key mapping: {pattern!r} becomes {target!r}, which is not text")
+        # It also reads a group in a target as the first group of its pattern.
+        if (r"\1" in target or re.search(r"\(.+?\)", target)) and compiled.groups < 2:
+            raise ArchitectureError(f"key mapping: {pattern!r} has no group for {target!r} to repeat")
     return key_mapping
 
 

@@ -32,7 +32,9 @@ def cache_key(
     """The file name of an inventory: a hash of all that it depends on."""
     from hashlib import sha256
 
-    what = [FORMAT, _version("transformers"), _version("torch"), class_name, config, overrides, key_mapping]
+    # The rules of a key mapping apply in their order; that of a config says nothing.
+    rules = list(key_mapping.items()) if key_mapping else None
+    what = [FORMAT, _version("transformers"), _version("torch"), class_name, config, overrides, rules]
     text = json.dumps(what, sort_keys=True, default=str)
     return f"{class_name}-{sha256(text.encode()).hexdigest()[:32]}.json"
 
@@ -53,11 +55,12 @@ def keep(key: str, inventory: ClassInventory) -> None:
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile("w", dir=folder, suffix=".tmp", delete=False) as file:
-            json.dump(inventory.to_json(), file, separators=(",", ":"))
-        try:
-            os.replace(file.name, folder / key)
-        except OSError:
-            os.unlink(file.name)
+            try:
+                json.dump(inventory.to_json(), file, separators=(",", ":"))
+                file.close()
+                os.replace(file.name, folder / key)
+            except OSError:
+                os.unlink(file.name)
 
 
 def _version(package: str) -> str:

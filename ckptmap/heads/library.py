@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ckptmap.errors import ArchitectureError
-from ckptmap.heads.classes import InternalsChangedError
+from ckptmap.heads.classes import InternalsChangedError, every_class
 from ckptmap.heads.inventory import ClassInventory
 from ckptmap.heads.rules import OPERATIONS, Rule
 
@@ -35,8 +35,9 @@ def model_class(module: str, class_name: str) -> type[PreTrainedModel]:
         found = getattr(import_module(module), class_name, None)
     except ImportError as error:
         raise ArchitectureError(f"{class_name}: {module} cannot be imported ({error}); install what it needs") from None
-    if found is None:
-        raise ArchitectureError(f"{class_name}: there is no such class in {module}")
+    if found is None or not hasattr(found, "config_class"):
+        others = ", ".join(every_class(module.split(".")[2]))
+        raise ArchitectureError(f"{class_name}: {module} has no such model class; it has {others or 'none'}")
     return found  # type: ignore[no-any-return]
 
 
@@ -54,16 +55,38 @@ def class_config(
     config_class: Any = cls.config_class
     if config_class is None:
         raise ArchitectureError(f"{cls.__name__}: the class names no config class")
+    if options := sorted(_NOT_OF_CONFIGS & set(overrides)):
+        raise ArchitectureError(
+            f"{cls.__name__}: {', '.join(options)} is an option of loading, not a field of its config"
+        )
     with TemporaryDirectory() as folder, quiet():
         (Path(folder) / "config.json").write_text(json.dumps(dict(config)))
         try:
-            made: PretrainedConfig = config_class.from_pretrained(folder, **overrides)
+            made, unused = config_class.from_pretrained(folder, return_unused_kwargs=True, **overrides)
         except Exception as error:
             raise ArchitectureError(
                 f"{cls.__name__}: its config cannot be made from config.json ({first_line(error)}); "
                 "check the file, and the overrides given"
             ) from None
-    return made
+    known = json.dumps(made.to_dict(), default=str)
+    # A field of a part only (a text_config) changes nothing; one that is nowhere is a slip.
+    if unknown := [name for name in unused if f'"{name}": ' not in known]:
+        raise ArchitectureError(f"{cls.__name__}: its config has no field {', '.join(sorted(unknown))}")
+    return made  # type: ignore[no-any-return]
+
+
+_NOT_OF_CONFIGS = {
+    "cache_dir",
+    "force_download",
+    "gguf_file",
+    "local_files_only",
+    "proxies",
+    "return_unused_kwargs",
+    "revision",
+    "subfolder",
+    "token",
+    "trust_remote_code",
+}
 
 
 def build(cls: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:

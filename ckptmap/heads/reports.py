@@ -159,10 +159,10 @@ def _coverage(inventory: ClassInventory, prediction: Prediction, part: frozenset
 
 
 def _verdict(inventory: ClassInventory, prediction: Prediction, backbone: Coverage) -> Verdict:
-    if backbone.parameters and backbone.loaded_parameters < MOSTLY * backbone.parameters and not prediction.mismatched:
-        return "backbone not loaded"
     if prediction.errors or prediction.mismatched:
         return "will raise"
+    if backbone.parameters and backbone.loaded_parameters < MOSTLY * backbone.parameters:
+        return "backbone not loaded"
     if not prediction.new:
         return "ready"
     return "train the head" if prediction.new <= inventory.head else "train more than the head"

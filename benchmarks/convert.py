@@ -65,7 +65,7 @@ def plan_of(kind: str, layers: int) -> Any:
 
 
 def ours(kind: str, layers: int, source: str, out: str) -> None:
-    from ckptmap.convert import convert
+    from ckptmap.conversion.convert import convert
 
     plan = plan_of("interleave" if kind == "split" else kind, layers)
     convert(plan, source, out, back=kind == "split", force=True)
@@ -91,7 +91,7 @@ def load_save(kind: str, layers: int, source: str, out: str) -> None:
 
 
 def in_place(kind: str, layers: int, source: str, out: str) -> None:
-    from ckptmap.convert import convert
+    from ckptmap.conversion.convert import convert
 
     start = time.perf_counter()
     convert(plan_of("rename", layers), source, in_place=True)
@@ -178,7 +178,7 @@ def main() -> int:
         for kind, peer, bar, limit in rows:
             origin = source
             if kind == "split":
-                from ckptmap.convert import convert
+                from ckptmap.conversion.convert import convert
 
                 convert(plan_of("interleave", layers), source, fused, force=True)
                 origin = fused

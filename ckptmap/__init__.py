@@ -3,10 +3,13 @@
 The names below are the public library; importing it loads neither torch nor transformers.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from ckptmap.checkpoint import Checkpoint as Checkpoint
 from ckptmap.checkpoint import open_checkpoint as open_checkpoint
-from ckptmap.convert import convert as convert
-from ckptmap.convert import load_into as load_into
+from ckptmap.conversion.convert import convert as convert
+from ckptmap.conversion.convert import load_into as load_into
 from ckptmap.diff import Diff as Diff
 from ckptmap.diff import diff as diff
 from ckptmap.errors import ArchitectureError as ArchitectureError
@@ -18,7 +21,28 @@ from ckptmap.errors import RuleError as RuleError
 from ckptmap.heads import HeadReport as HeadReport
 from ckptmap.heads import HeadsReport as HeadsReport
 from ckptmap.heads import heads as heads
-from ckptmap.rules.rules import Rules as Rules
 from ckptmap.spec import TensorSpec as TensorSpec
 
+if TYPE_CHECKING:
+    from ckptmap.conversion.convert import convert as convert
+    from ckptmap.conversion.loading import load_into as load_into
+    from ckptmap.rules.rules import Rules as Rules
+
 __version__ = "0.1.0"
+
+# Names whose modules are imported when they are first asked for: `inspect` and `diff` do without them.
+_LATE = {
+    "convert": "ckptmap.conversion.convert",
+    "load_into": "ckptmap.conversion.loading",
+    "Rules": "ckptmap.rules.rules",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module 'ckptmap' has no attribute {name!r}")
+    return getattr(import_module(_LATE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})

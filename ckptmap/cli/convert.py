@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptmap.cli.common import SOURCE_HELP, add_choices, open_source
-from ckptmap.convert import Conversion, convert, undo
+from ckptmap.conversion.convert import Conversion, convert, undo
 from ckptmap.errors import CheckpointError, ConvertError, PlanError
 
 EXAMPLES = """\

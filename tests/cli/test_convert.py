@@ -11,7 +11,7 @@ import torch
 import ckptmap.cli.convert as verb
 from ckptmap.__main__ import main
 from ckptmap.cli.main import VERBS
-from ckptmap.convert import convert
+from ckptmap.conversion.convert import convert
 from ckptmap.writing import inplace
 from tests.convert.plans import fused, fused_state, read, save
 

@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 
 from ckptmap import CheckpointError, open_checkpoint
-from ckptmap.convert import Conversion, convert
+from ckptmap.conversion.convert import Conversion, convert
 from ckptmap.errors import ConvertError
 from ckptmap.rules.plan import Plan
 from tests.convert.plans import fused, fused_state, plan, read, rename, same_bits, save
@@ -66,7 +66,7 @@ def test_a_rename_reads_no_tensor(tmp_path: Path) -> None:
 import sys
 from tests.convert.test_files import renames
 sys.modules["torch"] = None
-from ckptmap.convert import convert
+from ckptmap.conversion.convert import convert
 convert(renames(), {str(tmp_path / "a.safetensors")!r}, {str(tmp_path / "b.safetensors")!r})
 """
     # The plan is made where torch may be imported; the conversion runs where it must not.
@@ -242,7 +242,7 @@ def test_kill_leaves_old_or_new(tmp_path: Path) -> None:
     out = tmp_path / "out"
     convert(names, zeros, out)
     script = f"""
-from ckptmap.convert import convert
+from ckptmap.conversion.convert import convert
 from tests.convert.plans import plan, rename
 names = plan(rename("n", "m", {size}))
 print("on", flush=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ckptmap.convert import convert, undo
+from ckptmap.conversion.convert import convert, undo
 from ckptmap.errors import ConvertError
 from ckptmap.rules.plan import Plan
 from ckptmap.writing import inplace
@@ -65,7 +65,7 @@ def test_killed_at_any_point_it_has_not_happened(tmp_path: Path, at: str, length
     script = f"""
 import os, signal
 from ckptmap.writing import inplace
-from ckptmap.convert import convert
+from ckptmap.conversion.convert import convert
 from tests.convert.test_in_place import longer
 
 def die(*_):

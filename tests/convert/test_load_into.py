@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ckptmap.convert import load_into
+from ckptmap.conversion.convert import load_into
 from ckptmap.errors import ConvertError, PlanError
 from tests.convert.plans import equation, fused, fused_state, plan, rename, rows, save, whole
 

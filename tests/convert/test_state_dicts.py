@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptmap.convert import convert
+from ckptmap.conversion.convert import convert
 from ckptmap.errors import ConvertError
 from ckptmap.rules.plan import BoundBlock, Equation, Piece, Plan
 from tests.convert.plans import (

@@ -138,3 +138,18 @@ def test_a_repo_of_folders_only_names_them(hub: LoopbackHub, fixtures: Path, tmp
         shutil.copytree(fixtures / "roberta-cls", tmp_path / "repo" / name)
     hub.add_repo("acme/diffusers", tmp_path / "repo")
     assert "it has the folders unet, vae: name one" in problem(lambda: ckptmap.open_checkpoint("acme/diffusers"))
+
+
+def test_what_a_head_would_load_is_told_without_weights(
+    hub: LoopbackHub, fixtures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("roberta-mlm", "roberta-cls"):
+        hub.add_repo(f"acme/{name}", fixtures / name)
+    assert main(["diff", "acme/roberta-mlm", "acme/roberta-cls", "--format", "json"]) == 1
+    head = json.loads(capsys.readouterr().out)["heads"]["RobertaForSequenceClassification"]
+    assert head["verdict"] == "train the head"
+    assert head["missing_keys"] == head["newly_initialized"]
+    assert head["newly_initialized"][0] == "classifier.dense.bias"
+    assert head["unexpected_keys"][0] == "lm_head.bias"
+    # One read of each file's start, and none of what follows the header.
+    assert len([logged for logged in hub.log if logged.path.endswith(".safetensors")]) == 2

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from ckptmap.cli.common import SOURCE_HELP, add_choices, open_source
-from ckptmap.errors import CheckpointError, PlanError, RuleError
+from ckptmap.cli.common import SOURCE_HELP, add_choices, open_source, read_json_object
+from ckptmap.errors import PlanError, RuleError
 from ckptmap.report.document import printable
 from ckptmap.report.rules import coverage_lines, guess_lines, rules_line
 from ckptmap.rules.plan import bind
@@ -98,14 +96,4 @@ def read_config_file(path: str | None) -> Mapping[str, Any] | None:
     Raises:
         CheckpointError: It cannot be read.
     """
-    if path is None:
-        return None
-    try:
-        config = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}", source=path) from None
-    except ValueError as error:
-        raise CheckpointError(f"is not JSON: {error}", source=path) from None
-    if not isinstance(config, dict):
-        raise CheckpointError("is not a JSON object. Give a config.json.", source=path)
-    return config
+    return None if path is None else read_json_object(path, advice=". Give a config.json.")

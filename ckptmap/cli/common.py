@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Timer
 from typing import Any
 
@@ -86,6 +87,19 @@ def open_class(
         raise CheckpointError("has no config.json, which the class needs", source=source or beside.source)
     made = class_checkpoint(class_name, config, beside=beside, use_cache=not args.no_cache, in_child=True)
     return made, config
+
+
+def read_json_object(path: str | Path, *, advice: str = "") -> dict[str, Any]:
+    """A JSON object that a flag names a file of; `advice` follows the words for a file that holds something else."""
+    try:
+        value = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}", source=str(path)) from None
+    except ValueError as error:
+        raise CheckpointError(f"is not JSON: {error}", source=str(path)) from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"is not a JSON object{advice}", source=str(path))
+    return value
 
 
 def show_document(args: argparse.Namespace, document: Document) -> None:

@@ -13,6 +13,7 @@ from ckptmap.cli.common import (
     add_choices,
     add_output,
     open_source,
+    read_json_object,
     show_document,
     show_json,
     show_names,
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
             checkpoint,
             classes or None,
             config_overrides=_overrides(args),
-            key_mapping=_read_json(args.key_mapping) if args.key_mapping else None,
+            key_mapping=read_json_object(args.key_mapping) if args.key_mapping else None,
             config=_config(args, checkpoint.config),
             all_classes=args.all_classes,
             use_cache=not args.no_cache,
@@ -118,19 +119,7 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 def _config(args: argparse.Namespace, beside: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     if args.config is not None:
-        return _read_json(args.config)
+        return read_json_object(args.config)
     if args.model_type is not None:
         return {"model_type": args.model_type}
     return beside
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}", source=str(path)) from None
-    except ValueError as error:
-        raise CheckpointError(f"is not JSON: {error}", source=str(path)) from None
-    if not isinstance(value, dict):
-        raise CheckpointError("is not a JSON object", source=str(path))
-    return value

@@ -12,12 +12,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 
 from ckptmap.errors import CheckpointError, ConvertError
+from ckptmap.formats.safetensors import MAX_HEADER
 from ckptmap.spec import TensorSpec
 from ckptmap.writing.atomic import write_all
 
 BLANKS = 4096
 ALIGNED = 8
-MAX_HEADER = 100_000_000
 COPIED_AT_ONCE = 1 << 26
 READ_AT_ONCE = 1 << 22
 SYNCED_EVERY = 1 << 28

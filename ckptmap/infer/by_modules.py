@@ -1,0 +1,151 @@
+"""Evidence from two modules that can be run: which element of the left plays the part of each element of the right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ckptmap.infer.extend import Partial, extend
+from ckptmap.infer.probe_runs import Runner, Subject
+from ckptmap.infer.probes import Probed, agreement, probe
+from ckptmap.infer.stacks import KEPT, Stack, carry_on, cut
+
+if TYPE_CHECKING:
+    import numpy
+    import torch
+
+Modules: TypeAlias = "tuple[torch.nn.Module, torch.nn.Module]"
+Calls: TypeAlias = "tuple[Runner, Runner]"
+
+PROBED = "equal outputs and derivatives when both models are filled alike"
+
+
+@dataclass(frozen=True)
+class ByModules:
+    """What running both models showed.
+
+    Attributes:
+        found: The element map, and what rests on other evidence than the probes'.
+        silent: Right tensors that cannot change what was compared: never run, or behind it.
+        left_silent: The same on the left.
+        compared: Places on both sides whose values are equal.
+    """
+
+    found: Partial
+    silent: frozenset[str]
+    left_silent: frozenset[str]
+    compared: tuple[tuple[str, str], ...]
+
+
+def by_modules(
+    left: torch.nn.Module,
+    right: torch.nn.Module,
+    left_call: Runner,
+    right_call: Runner,
+    *,
+    labels: tuple[str, str] = ("left", "right"),
+) -> ByModules:
+    """Match two modules that compute the same function on the same inputs.
+
+    Args:
+        left: A module on the CPU.
+        right: Another.
+        left_call: How to run the left on the inputs.
+        right_call: How to run the right on the same inputs.
+        labels: What messages call them.
+
+    Raises:
+        ArchitectureError: One cannot be run, or they have no activation in common when filled alike.
+    """
+    modules, calls = (left, right), (left_call, right_call)
+    shallow, stacked = zip(*(cut(module) for module in modules), strict=True)
+    depths = [sorted(stack.layers for stack in stacks) for stacks in stacked]
+    if depths[0] and depths[0] == depths[1]:
+        found = _carried(modules, calls, labels, _search(shallow, calls, labels), stacked)
+        if found is not None:
+            return found
+    return _search(modules, calls, labels)
+
+
+def _search(modules: Modules, calls: Calls, labels: tuple[str, str]) -> ByModules:
+    best: ByModules | None = None
+    for tied in (False, True):
+        subjects = _subjects(modules, calls, labels, tied=tied)
+        if tied and not any(subject.aliases for subject in subjects):
+            break
+        result = _collect(probe(*subjects))
+        if best is None or _known(result) > _known(best):
+            best = result
+        if not _lacking(best):
+            break
+    assert best is not None
+    extend(best.found)
+    return best
+
+
+def _subjects(modules: Modules, calls: Calls, labels: tuple[str, str], *, tied: bool) -> list[Subject]:
+    return [Subject(*each, tied=tied) for each in zip(modules, calls, labels, strict=True)]
+
+
+def _carried(
+    modules: Modules, calls: Calls, labels: tuple[str, str], shallow: ByModules, stacked: Sequence[list[Stack]]
+) -> ByModules | None:
+    """What was found on the first layers, carried on to all of them and proven there."""
+    if _lacking(shallow):
+        return None
+    subjects = _subjects(modules, calls, labels, tied=False)
+    shapes = [subject.shapes for subject in subjects]
+    elements = carry_on(shallow.found, shapes[0], shapes[1], *stacked)
+    if elements is None:
+        return None
+    compared = agreement(subjects[0], subjects[1], elements)
+    if not compared:
+        return None
+    evidence = dict(shallow.found.evidence)
+    for stack in stacked[1]:
+        for name in shapes[1]:
+            place = stack.layer(name)
+            like = f"{stack.path}.{KEPT - 1}.{place[1]}" if place else ""
+            if place and place[0] >= KEPT and like in evidence:
+                evidence[name] = evidence[like]
+    found = Partial(elements, shapes[0], shapes[1], evidence)
+    return ByModules(found, shallow.silent, shallow.left_silent, compared)
+
+
+def _collect(probed: Probed) -> ByModules:
+    import numpy
+
+    left, right = probed.left.subject, probed.right.subject
+    nothing = {name: numpy.full(shape, -1, dtype=numpy.int64) for name, shape in right.shapes.items()}
+    found = Partial(nothing, left.shapes, right.shapes)
+    numbers = numpy.full(probed.left.size + 1, -1, dtype=numpy.int64)
+    for name in probed.left.names:
+        part = probed.left.part(numbers[:-1], name)
+        part[...] = found.first[name] + numpy.arange(part.size).reshape(part.shape)
+    elements = {name: numbers[probed.right.part(probed.partner, name)] for name in probed.right.names}
+    for name, first in right.aliases.items():
+        # Where each name is a leaf of its own, one of them may be the only one that the model uses.
+        if (elements[name] < 0).all():
+            elements[name] = elements[first]
+        elif (elements[first] < 0).all():
+            elements[first] = elements[name]
+    return ByModules(
+        Partial({**found.elements, **elements}, left.shapes, right.shapes),
+        _silent(probed.right, probed.right_silent),
+        _silent(probed.left, probed.left_silent),
+        probed.compared,
+    )
+
+
+def _silent(side: Any, silent: numpy.ndarray) -> frozenset[str]:
+    return frozenset(name for name in side.names if side.part(silent, name).all())
+
+
+def _known(result: ByModules) -> int:
+    return sum(int((array >= 0).sum()) for array in result.found.elements.values())
+
+
+def _lacking(result: ByModules) -> bool:
+    """Whether a right tensor that changes outputs is still without a partner."""
+    return any((array < 0).all() and name not in result.silent for name, array in result.found.elements.items())

@@ -1,0 +1,48 @@
+"""Places in two runs at which the same values stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ckptmap.infer.probe_runs import Activation, Run
+
+TOLERANCE = 1e-6
+"""Relative difference up to which two outputs, both computed in float64, count as equal."""
+
+
+def common_places(left: Run, right: Run) -> list[tuple[str, str]]:
+    """Places whose values are equal on both sides, outputs first."""
+    for side, other, swap in ((right, left, True), (left, right, False)):
+        found = []
+        for one in side.activations:
+            if not one.output:
+                continue
+            same = [there for there in other.activations if close(one, there)]
+            if same:
+                best = [there for there in same if there.output == any(a.output for a in same)][-1]
+                found.append((best.place, one.place) if swap else (one.place, best.place))
+        if found:
+            return found
+    found = []
+    for one in left.activations:
+        there = [a for a in right.activations if close(one, a)]
+        here = [a for a in left.activations if close(one, a)]
+        if there and _one_tensor(there) and _one_tensor(here) and here[0] is one:
+            found.append((one.place, there[0].place))
+    return found
+
+
+def _one_tensor(activations: Sequence[Activation]) -> bool:
+    """Whether they are one and the same, passed on."""
+    return len({one.tensor.data_ptr() for one in activations}) == 1
+
+
+def close(a: Activation, b: Activation) -> bool:
+    """Whether they hold the same values, in whatever order, and are no constant."""
+    if a.tensor.numel() != b.tensor.numel():
+        return False
+    scale = a.power[1] ** 0.5
+    spread = a.power[1] - a.power[0] ** 2
+    if scale == 0 or spread <= 1e-9 * a.power[1]:
+        return False
+    return all(abs(x - y) <= TOLERANCE * scale**n for n, (x, y) in enumerate(zip(a.power, b.power, strict=True), 1))

@@ -1,0 +1,230 @@
+"""One differentiable run of a model whose parameters are filled as asked, and what can be read off it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ckptmap.errors import ArchitectureError
+
+if TYPE_CHECKING:
+    import numpy
+    import torch
+
+Runner: TypeAlias = "Callable[[torch.nn.Module], Any]"
+"""Calls a module on its inputs and gives what it returns."""
+
+Values: TypeAlias = "Mapping[str, numpy.ndarray]"
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A tensor that the run produced.
+
+    Attributes:
+        place: Where: a submodule's name, or `output` and the path in it.
+        tensor: The tensor, with its history.
+        output: Whether the model returned it.
+        power: Sums of its first powers, a fingerprint that does not depend on the order of its elements.
+    """
+
+    place: str
+    tensor: torch.Tensor
+    output: bool
+    power: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's leaves and activations, in the order of execution."""
+
+    leaves: Mapping[str, torch.Tensor]
+    activations: tuple[Activation, ...]
+
+    def gradients(self, functionals: Sequence[torch.Tensor]) -> dict[str, numpy.ndarray]:
+        """Derivative of each functional by every leaf; shape (functionals …) with the leaf's own shape after."""
+        import numpy
+        import torch
+
+        names = list(self.leaves)
+        found: dict[str, list[numpy.ndarray]] = {name: [] for name in names}
+        leaves = [self.leaves[name] for name in names]
+        for number, functional in enumerate(functionals):
+            more = number + 1 < len(functionals)
+            grads = torch.autograd.grad(functional, leaves, retain_graph=more, allow_unused=True)
+            for name, leaf, grad in zip(names, leaves, grads, strict=True):
+                value = torch.zeros_like(leaf) if grad is None else grad
+                found[name].append(value.detach().to(torch.float64).numpy())
+        return {name: numpy.stack(values) for name, values in found.items()}
+
+    def scales(self) -> set[str]:
+        """Leaves that are used as factors only: weights of norms, scales of layers."""
+        uses = _uses([one.tensor for one in self.activations])
+        found = set()
+        for name, leaf in self.leaves.items():
+            ends = uses.get(id(leaf), set())
+            if ends and ends <= _FACTORS:
+                found.add(name)
+        return found
+
+
+_FACTORS = {
+    ("MulBackward0", 0),
+    ("MulBackward0", 1),
+    ("NativeLayerNormBackward0", 1),
+    ("NativeGroupNormBackward0", 1),
+    ("FusedRmsNormBackward0", 1),
+}
+_TRANSPARENT = ("ToCopy", "View", "UnsafeView", "Reshape", "Expand", "Unsqueeze", "Squeeze", "Alias", "Clone")
+
+
+def _uses(outputs: Sequence[torch.Tensor]) -> dict[int, set[tuple[str, int]]]:
+    """For every leaf, by id, the operations that use it and as which operand, views and casts aside."""
+    consumers: dict[Any, list[tuple[Any, int]]] = {}
+    stack = [one.grad_fn for one in outputs if one.grad_fn is not None]
+    seen = set(stack)
+    while stack:
+        node = stack.pop()
+        for position, (source, _) in enumerate(node.next_functions):
+            if source is None:
+                continue
+            consumers.setdefault(source, []).append((node, position))
+            if source not in seen:
+                seen.add(source)
+                stack.append(source)
+    found: dict[int, set[tuple[str, int]]] = {}
+    for node in seen:
+        variable = getattr(node, "variable", None)
+        if variable is None:
+            continue
+        ends = found.setdefault(id(variable), set())
+        open_nodes = list(consumers.get(node, ()))
+        while open_nodes:
+            user, position = open_nodes.pop()
+            kind = user.name()
+            if kind.startswith(_TRANSPARENT):
+                open_nodes.extend(consumers.get(user, ()))
+            else:
+                ends.add((kind, position))
+    return found
+
+
+class Subject:
+    """A module that can be run again and again with other values in its parameters.
+
+    Args:
+        module: The model, on the CPU; it is copied, never changed.
+        call: How to run it.
+        label: What messages call it.
+        tied: Whether tensors that share storage stay one leaf; else each name is a leaf of its own.
+    """
+
+    def __init__(self, module: torch.nn.Module, call: Runner, label: str, *, tied: bool = False) -> None:
+        from ckptmap.infer.running import copy_of
+
+        self.label = label
+        self._call = call
+        self._pristine = copy_of(module).eval()
+        _plain_experts(self._pristine)
+        self._pristine.double()
+        self._pristine.requires_grad_(False)
+        persistent = self._pristine.state_dict(keep_vars=True)
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in persistent.items()}
+        parameters = dict(self._pristine.named_parameters(remove_duplicate=False))
+        floating = {name: tensor for name, tensor in persistent.items() if tensor.is_floating_point()}
+        self.aliases = _aliases(floating)
+        self.same_as = self.aliases if tied else {}
+        self.parameters = tuple(name for name in floating if name in parameters and name not in self.same_as)
+        self.buffers = tuple(name for name in floating if name not in parameters)
+        self.own = {name: tensor.detach().numpy().copy() for name, tensor in floating.items()}
+        for name, value in self.own.items():
+            # Statistics of a batch norm say nothing about the architecture: they go where the norm's weight goes.
+            if name.endswith(("running_mean", "running_var")):
+                value[...] = 0.0 if name.endswith("mean") else 1.0
+
+    def run(self, values: Values) -> Run:
+        """Run with these values; names not among them keep their own.
+
+        Raises:
+            ArchitectureError: The model fails, or nothing that it returns depends on its parameters.
+        """
+        import torch
+
+        from ckptmap.infer.inputs import outputs
+        from ckptmap.infer.running import copy_of, differentiable, double_precision
+
+        module = copy_of(self._pristine)
+        leaves: dict[str, torch.Tensor] = {}
+        for name in (*self.parameters, *self.buffers):
+            leaf = torch.tensor(values.get(name, self.own[name]), dtype=torch.float64)
+            placed = _place(module, name, leaf, buffer=name in self.buffers)
+            if placed.requires_grad:
+                leaves[name] = placed
+        for name, first in self.same_as.items():
+            _place(module, name, leaves[first], buffer=False)
+        seen: list[tuple[str, torch.Tensor]] = []
+        with ExitStack() as stack:
+            for name, part in module.named_modules():
+                stack.callback(part.register_forward_hook(_note(name, seen)).remove)
+            stack.enter_context(differentiable())
+            stack.enter_context(double_precision())
+            try:
+                returned = outputs(self._call(module))
+            except Exception as error:
+                raise ArchitectureError(f"{self.label}: running it failed: {type(error).__name__}: {error}") from error
+        activations = [_activation(place, tensor, output=False) for place, tensor in seen]
+        activations += [_activation(f"output {path}".strip(), tensor, output=True) for path, tensor in returned.items()]
+        kept = tuple(one for one in activations if one is not None)
+        if not kept:
+            raise ArchitectureError(f"{self.label}: nothing that it returns depends on its parameters")
+        return Run(leaves, kept)
+
+
+def _plain_experts(module: torch.nn.Module) -> None:
+    """Have transformers' experts run one by one: its grouped kernels know no float64."""
+    choose = getattr(module, "set_experts_implementation", None)
+    if callable(choose):
+        choose("eager")
+
+
+def _aliases(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Name and the first name of the tensor it shares everything with."""
+    first: dict[int, str] = {}
+    return {name: first[id(t)] for name, t in tensors.items() if first.setdefault(id(t), name) != name}
+
+
+def _place(module: torch.nn.Module, name: str, value: torch.Tensor, *, buffer: bool) -> torch.Tensor:
+    """Put a leaf where the module keeps that tensor."""
+    import torch
+
+    path, _, last = name.rpartition(".")
+    owner = module.get_submodule(path)
+    if buffer:
+        # A buffer written in place may not be a leaf that asks for its derivative: only constants are followed.
+        owner._buffers[last] = value
+        return value
+    leaf = value if isinstance(value, torch.nn.Parameter) else torch.nn.Parameter(value)
+    setattr(owner, last, leaf)
+    return leaf
+
+
+def _note(name: str, seen: list[tuple[str, torch.Tensor]]) -> Callable[[Any, Any, Any], None]:
+    def hook(_module: Any, _inputs: Any, output: Any) -> None:
+        from ckptmap.infer.inputs import outputs
+
+        seen.extend((f"{name} {path}".strip(), tensor) for path, tensor in outputs(output).items())
+
+    return hook
+
+
+def _activation(place: str, tensor: torch.Tensor, *, output: bool) -> Activation | None:
+    import torch
+
+    if not tensor.requires_grad or tensor.numel() < 2:
+        return None
+    flat = tensor.detach().to(torch.float64).flatten()
+    finite = flat[torch.isfinite(flat)]
+    power = tuple(float((finite**n).mean()) for n in (1, 2, 3)) if finite.numel() else ()
+    return Activation(place, tensor, output, power) if power else None

@@ -1,0 +1,389 @@
+"""Finds which parameter is which by running both models: what plays the same part has the same derivatives.
+
+Both models are filled with values that do not depend on which tensor is which: one constant, except in tables, whose
+rows are told apart by the inputs that look them up. If the models compute the same function, their outputs are then
+equal, and so are the derivatives of any functional of the outputs by elements that correspond. Elements told apart in
+this way get values of their own, equal on both sides, and the next round tells more of them apart, until none is left.
+Every round proves the ones before it: the outputs stay equal only if all that was decided is right.
+
+Elements that no derivative tells apart can change places without changing the function (the units of a hidden layer,
+the channels of a head); they are taken in the order in which they stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ckptmap.errors import ArchitectureError
+from ckptmap.infer.places import close, common_places
+from ckptmap.infer.probe_classes import Classes, equal_classes
+from ckptmap.infer.probe_runs import Run, Subject
+
+if TYPE_CHECKING:
+    import numpy
+    import torch
+
+    from ckptmap.infer.findings import Elements
+
+CHANNELS = 6
+"""Functionals per run: a chance meeting of two elements would have to happen in all of them."""
+
+SILENT = 1e-12
+"""Derivatives below this share of the largest are rounding."""
+
+RESTARTS = 3
+"""How often all is filled anew for what is still open."""
+
+VARIANTS = ("scales, shapes", "scales", "scales, shapes, no bias", "scales, no bias", "shapes", "no bias", "")
+"""What is filled with more than the one constant at the start, the most telling first."""
+
+
+@dataclass
+class _Side:
+    """One model's parameters as one long vector."""
+
+    subject: Subject
+    start: dict[str, int] = field(default_factory=dict)
+    size: int = 0
+
+    def __post_init__(self) -> None:
+        import numpy
+
+        for name in self.subject.parameters:
+            self.start[name] = self.size
+            self.size += int(numpy.prod(self.subject.shapes[name], dtype=numpy.int64))
+        self.names = tuple(self.start)
+        self.starts = numpy.array([*self.start.values()], dtype=numpy.int64)
+
+    def part(self, vector: numpy.ndarray, name: str) -> numpy.ndarray:
+        """The tensor's own elements in a vector; a view."""
+        shape = self.subject.shapes[name]
+        start = self.start[name]
+        length = 1
+        for size in shape:
+            length *= size
+        return vector[..., start : start + length].reshape((*vector.shape[:-1], *shape))
+
+    def run(self, vector: numpy.ndarray) -> Run:
+        return self.subject.run({name: self.part(vector, name) for name in self.names})
+
+    def gradients(self, run: Run, functionals: Sequence[torch.Tensor]) -> numpy.ndarray:
+        """Derivatives of the functionals by all elements: functionals × elements."""
+        import numpy
+
+        found = run.gradients(functionals)
+        return numpy.concatenate([found[name].reshape(len(functionals), -1) for name in self.names], axis=1)
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What the probes found.
+
+    Attributes:
+        partner: For every element of the right's parameters, the left element that plays its part, or -1.
+        left_silent: Left elements that cannot change what was compared.
+        right_silent: The same on the right.
+        compared: Places on both sides whose values are equal when all that was found is filled alike.
+    """
+
+    left: _Side
+    right: _Side
+    partner: numpy.ndarray
+    left_silent: numpy.ndarray
+    right_silent: numpy.ndarray
+    compared: tuple[tuple[str, str], ...]
+
+
+def probe(left: Subject, right: Subject) -> Probed:
+    """Match the parameters of two models that compute the same function.
+
+    Raises:
+        ArchitectureError: A model cannot be run, or the two have no activation in common when filled alike.
+    """
+    return _Search(left, right).result()
+
+
+def agreement(left: Subject, right: Subject, elements: Elements) -> tuple[tuple[str, str], ...]:
+    """Places whose values are equal when both models are filled with distinct values that an element map makes alike.
+
+    Args:
+        left: The left model.
+        right: The right model.
+        elements: Left elements, counted through all of the left's tensors, for each right tensor.
+    """
+    import numpy
+
+    random = numpy.random.default_rng(7)
+    width = _common_width([*left.shapes.values(), *right.shapes.values()])
+    values: dict[str, numpy.ndarray] = {}
+    flat = []
+    for name, shape in left.shapes.items():
+        if name in left.parameters:
+            fresh = random.standard_normal(shape) / width**0.5
+            values[name] = 0.5 + random.random(shape) if sum(size > 1 for size in shape) < 2 else fresh
+        kept = values.get(name, left.own.get(name))
+        flat.append(numpy.zeros(numpy.prod(shape, dtype=numpy.int64)) if kept is None else kept.reshape(-1))
+    everything = numpy.concatenate([*flat, numpy.full(1, 1.5 / width**0.5)])
+    filled = {name: everything[elements[name]] for name in right.parameters}
+    runs = left.run(values), right.run(filled)
+    found = common_places(*runs)
+    return tuple(found) if any("output" in (a.split()[0], b.split()[0]) for a, b in found) else ()
+
+
+class _Search:
+    def __init__(self, left: Subject, right: Subject) -> None:
+        import numpy
+
+        self.left, self.right = _Side(left), _Side(right)
+        self.partner = numpy.full(self.right.size, -1, dtype=numpy.int64)
+        self.taken = numpy.zeros(self.left.size, dtype=bool)
+        self.random = numpy.random.default_rng(20)
+        self.width = _common_width([*left.shapes.values(), *right.shapes.values()])
+        scouts = [_scout(side, self.width) for side in (self.left, self.right)]
+        self.tables = (scouts[0][0], scouts[1][0])
+        self.scales = (scouts[0][1], scouts[1][1])
+        self.pairs: list[tuple[str, str]] = []
+
+    # ------------------------------------------------------------------ values
+    def _base(self, number: int, variant: str) -> numpy.ndarray:
+        """Values that do not depend on which tensor is which."""
+        import numpy
+
+        side, tables = (self.left, self.right)[number], self.tables[number]
+        vector = numpy.full(side.size, 1.5 / self.width**0.5)
+        if "scales" in variant:
+            scale = 0.5 + numpy.random.default_rng(self.width).random(self.width)
+            for name in self.scales[number]:
+                if side.part(vector, name).size == self.width:
+                    side.part(vector, name)[...] = scale.reshape(side.subject.shapes[name])
+        if "no bias" in variant:
+            for name in side.names:
+                if name.endswith(("bias", "beta", "_b", ".b")):
+                    side.part(vector, name)[...] = 0.0
+        for name, used in tables.items():
+            shape = side.subject.shapes[name]
+            seed = [*(used - used[0]).tolist(), *shape[1:]]
+            rows = numpy.random.default_rng(seed).standard_normal((len(used), *shape[1:]))
+            side.part(vector, name)[used] = rows
+        if "shapes" in variant:
+            for shape in self._own_shapes():
+                values = numpy.random.default_rng(shape).standard_normal(shape) / self.width**0.5
+                for name in side.names:
+                    if name not in tables and side.subject.shapes[name] == shape:
+                        side.part(vector, name)[...] = values
+        return vector
+
+    def _own_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of three dims and more that stand as often on both sides."""
+        counts: list[dict[tuple[int, ...], int]] = []
+        for side in (self.left, self.right):
+            count: dict[tuple[int, ...], int] = {}
+            for name in side.names:
+                shape = side.subject.shapes[name]
+                if len(shape) > 2:
+                    count[shape] = count.get(shape, 0) + 1
+            counts.append(count)
+        return sorted(shape for shape, number in counts[0].items() if counts[1].get(shape) == number)
+
+    # ------------------------------------------------------------------ rounds
+    def result(self) -> Probed:
+        import numpy
+
+        self._start()
+        silent = [numpy.ones(side.size, dtype=bool) for side in (self.left, self.right)]
+        for _ in range(RESTARTS):
+            while self._round():
+                pass
+            for number in (0, 1):
+                silent[number] &= self.silent[number]
+            if not ((self.partner < 0) & ~self._row_silent()).any():
+                break
+            # Units that happened to be switched off may work with other values.
+            self._give_again()
+        return Probed(self.left, self.right, self.partner, silent[0], silent[1], tuple(self.pairs))
+
+    def _row_silent(self) -> numpy.ndarray:
+        """Right elements in tensors, or in rows of tables, that nothing was seen to use."""
+        import numpy
+
+        rest = numpy.zeros(self.right.size, dtype=bool)
+        for name in self.right.names:
+            part = self.right.part(self.silent[1], name)
+            if part.all():
+                self.right.part(rest, name)[...] = True
+            elif name in self.tables[1]:
+                unused = numpy.ones(part.shape[0], dtype=bool)
+                unused[self.tables[1][name]] = False
+                self.right.part(rest, name)[unused] = True
+        return rest
+
+    def _give_again(self) -> None:
+        """New values for all that is decided."""
+        import numpy
+
+        places = numpy.flatnonzero(self.partner >= 0)
+        values = self._new_values(self.partner[places])
+        self.values[0][self.partner[places]] = values
+        self.values[1][places] = values
+
+    def _start(self) -> None:
+        for variant in VARIANTS:
+            self.values = [self._base(number, variant) for number in (0, 1)]
+            runs = self._runs()
+            self.pairs = common_places(*runs)
+            if self.pairs:
+                return
+        raise ArchitectureError(
+            f"{self.left.subject.label} and {self.right.subject.label}: filled alike, they have no activation in common"
+        )
+
+    def _runs(self) -> tuple[Run, Run]:
+        return self.left.run(self.values[0]), self.right.run(self.values[1])
+
+    def _agree(self, runs: tuple[Run, Run]) -> bool:
+        places = [{one.place: one for one in run.activations} for run in runs]
+        return all(a in places[0] and b in places[1] and close(places[0][a], places[1][b]) for a, b in self.pairs)
+
+    def _fingerprints(self, runs: tuple[Run, Run]) -> list[numpy.ndarray]:
+        places = [{one.place: one.tensor for one in run.activations} for run in runs]
+        found = []
+        for number, (side, run) in enumerate(zip((self.left, self.right), runs, strict=True)):
+            tensors = [places[number][pair[number]] for pair in self.pairs]
+            found.append(side.gradients(run, [_functional(tensors, channel) for channel in range(CHANNELS)]))
+        return found
+
+    def _round(self) -> bool:
+        """Tell elements apart once, give those their values, and say whether there was progress."""
+        import numpy
+
+        runs = self._runs()
+        self.pairs = common_places(*runs) or self.pairs
+        found = self._fingerprints(runs)
+        for gradients in found:
+            gradients[:, ~numpy.isfinite(gradients).all(axis=0)] = 0.0
+        top = max(float(numpy.abs(f).max(initial=0.0)) for f in found)
+        size = [numpy.abs(f).max(axis=0) for f in found]
+        self.silent = [one <= top * SILENT for one in size]
+        open_left = numpy.flatnonzero(~self.silent[0] & ~self.taken)
+        open_right = numpy.flatnonzero(~self.silent[1] & (self.partner < 0))
+        if not len(open_left) or not len(open_right):
+            return False
+        classes = equal_classes(found[0][:, open_left].T, found[1][:, open_right].T)
+        return self._assign(classes, open_left, open_right)
+
+    def _assign(self, classes: Classes, left: numpy.ndarray, right: numpy.ndarray) -> bool:
+        """Pair the members of classes, surest first; keep what leaves the outputs equal."""
+        import numpy
+
+        sure = [numpy.stack([left[classes.single[:, 0]], right[classes.single[:, 1]]], axis=1)]
+        wide: list[numpy.ndarray] = []
+        for mine, theirs in classes.many:
+            pairs = numpy.stack([left[mine], right[theirs]], axis=1)
+            is_line = self._is_line(self.left, pairs[:, 0]) and self._is_line(self.right, pairs[:, 1])
+            (sure if is_line else wide).append(pairs)
+        if self._try(numpy.concatenate(sure)):
+            return True
+        # Whole planes in which nothing is told apart: the smallest is taken in order, and may tell others apart.
+        wide.sort(key=len)
+        return any(self._try(pairs) for pairs in wide[:3])
+
+    def _is_line(self, side: _Side, members: numpy.ndarray) -> bool:
+        """Whether in each tensor the members vary along one axis only."""
+        import numpy
+
+        owner = numpy.searchsorted(side.starts, members, side="right") - 1
+        for number in numpy.unique(owner):
+            inside = members[owner == number] - side.starts[number]
+            shape = side.subject.shapes[side.names[number]]
+            if len(shape) < 2 or len(inside) < 2:
+                continue
+            places = numpy.unravel_index(inside, shape)
+            if sum(len(numpy.unique(place)) > 1 for place in places) > 1:
+                return False
+        return True
+
+    def _try(self, pairs: numpy.ndarray) -> bool:
+        """Give these pairs values of their own; take them back, tensor by tensor, where outputs part."""
+        import numpy
+
+        if not len(pairs):
+            return False
+        if self._give(pairs):
+            return True
+        owner = numpy.searchsorted(self.right.starts, pairs[:, 1], side="right") - 1
+        done = [self._give(pairs[owner == number]) for number in numpy.unique(owner)]
+        return any(done)
+
+    def _give(self, pairs: numpy.ndarray) -> bool:
+
+        before = [vector.copy() for vector in self.values]
+        mine, theirs = pairs[:, 0], pairs[:, 1]
+        values = self._new_values(mine)
+        self.values[0][mine] = values
+        self.values[1][theirs] = values
+        if not self._agree(self._runs()):
+            self.values = before
+            return False
+        self.partner[theirs] = mine
+        self.taken[mine] = True
+        return True
+
+    def _new_values(self, members: numpy.ndarray) -> numpy.ndarray:
+        import numpy
+
+        flat = numpy.array([len([s for s in self.left.subject.shapes[name] if s > 1]) < 2 for name in self.left.names])
+        owner = numpy.searchsorted(self.left.starts, members, side="right") - 1
+        vectors = 0.5 + self.random.random(len(members))
+        matrices = self.random.standard_normal(len(members)) / self.width**0.5
+        return numpy.where(flat[owner], vectors, matrices)
+
+
+def _common_width(shapes: Sequence[tuple[int, ...]]) -> int:
+    """The dim that stands most often: the width of the models' hidden states, in most of them."""
+    counts: dict[int, int] = {}
+    for shape in shapes:
+        for size in shape:
+            if size > 1:
+                counts[size] = counts.get(size, 0) + 1
+    return max(counts, key=lambda size: (counts[size], size), default=1)
+
+
+def _scout(side: _Side, width: int) -> tuple[dict[str, numpy.ndarray], set[str]]:
+    """Tensors some of whose rows the inputs look up and others not, with the rows looked up; and tensors that scale."""
+    import numpy
+
+    random = numpy.random.default_rng(5)
+    vector = random.standard_normal(side.size) / width**0.5
+    for name in side.names:
+        if len(side.subject.shapes[name]) < 2:
+            part = side.part(vector, name)
+            part[...] = 0.5 + numpy.abs(part)
+    run = side.run(vector)
+    last = [one.tensor for one in run.activations]
+    reached = numpy.abs(side.gradients(run, [_functional(last, 0)]))[0]
+    top = reached.max(initial=0.0)
+    found: dict[str, numpy.ndarray] = {}
+    for name in side.names:
+        part = side.part(reached, name)
+        if part.ndim < 2:
+            continue
+        used = part.reshape(part.shape[0], -1).max(axis=1) > top * 1e-14
+        if used.any() and not used.all():
+            found[name] = numpy.flatnonzero(used)
+    return found, run.scales()
+
+
+def _functional(tensors: Sequence[torch.Tensor], channel: int) -> torch.Tensor:
+    """A number that depends on the values and not on their order."""
+    import torch
+
+    total = torch.zeros((), dtype=torch.float64)
+    for number, tensor in enumerate(tensors):
+        value = tensor.to(torch.float64)
+        value = torch.where(torch.isfinite(value), value, 0.0)
+        scaled = value / value.detach().square().mean().sqrt().clamp_min(1e-30)
+        wave = torch.sin((0.7 + 0.45 * channel) * scaled + 0.3 + 1.1 * channel + 0.9 * number)
+        total = total + wave.sum()
+    return total

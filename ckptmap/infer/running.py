@@ -1,0 +1,96 @@
+"""How models are run for probing: wholly in float64, differentiable throughout, again and again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+def copy_of(module: torch.nn.Module) -> torch.nn.Module:
+    """A deep copy that shares nothing; caches that a run leaves in the copy are not seen by the next one."""
+    return copy.deepcopy(module)
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """Models that ask for float32 in between get float64: no run breaks on mixed types, and no digits are lost."""
+    import torch
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    hook = register_module_forward_pre_hook(_widened_inputs)
+    try:
+        with _mode():
+            yield
+    finally:
+        hook.remove()
+        torch.set_default_dtype(before)
+
+
+def _widened_inputs(_module: Any, inputs: tuple[Any, ...]) -> Any:
+    return tuple(_widened(value) for value in inputs)
+
+
+def _widened(value: Any) -> Any:
+    """A narrower floating tensor or dtype as float64, a narrower complex one as complex128; else the value itself."""
+    import torch
+
+    wider = {torch.float16: torch.float64, torch.bfloat16: torch.float64, torch.float32: torch.float64}
+    wider[torch.complex64] = torch.complex128
+    if isinstance(value, torch.Tensor):
+        return value.to(wider[value.dtype]) if value.dtype in wider else value
+    if isinstance(value, torch.dtype):
+        return wider.get(value, value)
+    if type(value) in (list, tuple):
+        return type(value)(_widened(one) for one in value)
+    return value
+
+
+def _mode() -> Any:
+    """A function mode under which every operation that would see or make a narrower type sees or makes float64."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    narrowing = {torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16}
+
+    class Double(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func in narrowing:
+                return args[0].double()
+            if getattr(func, "__name__", "") in {"__get__", "__set__"}:
+                return func(*args, **(kwargs or {}))
+            args = _widened(tuple(args))
+            kwargs = {name: _widened(value) for name, value in (kwargs or {}).items()}
+            return func(*args, **kwargs)
+
+    return Double()
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Forwards that switch gradients off inside are differentiable too; fused kernels give way to plain ones."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    switches = (torch.no_grad, torch.inference_mode)
+    kept = [(switch, switch.__enter__, switch.__exit__) for switch in switches]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        torch.backends.mha.set_fastpath_enabled(False)
+        for switch in switches:
+            switch.__enter__ = lambda self: None  # type: ignore[method-assign]
+            switch.__exit__ = lambda self, *reason: None  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            for switch, enter, leave in kept:
+                switch.__enter__, switch.__exit__ = enter, leave  # type: ignore[method-assign]
+            torch.backends.mha.set_fastpath_enabled(fast)

@@ -40,7 +40,6 @@ LATE = {
         "heads/untouched.py",
         "conversion/",
         "infer/",
-
     },
     "numpy": {"infer/"},
     "transformers": {"heads/library.py"},

@@ -1,0 +1,430 @@
+"""From equations between tensors to the file that a person would have written: folded over layers, in sections."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from ckptmap.errors import CkptmapError
+from ckptmap.infer.equations import Written, equation, with_told_names
+from ckptmap.infer.layouts import ShuffledError, linked_blocks
+from ckptmap.rules.plan import bind
+from ckptmap.rules.rules import LANGUAGE, NOWHERE, Rules
+
+if TYPE_CHECKING:
+    from ckptmap.infer.findings import Block, Elements, Sizes
+    from ckptmap.rules.plan import Plan
+
+INDICES = "ijln"
+"""Names of indices; none is the name of an axis."""
+
+_NUMBER = re.compile(r"(?<![0-9])(?:0|[1-9][0-9]*)(?![0-9])")
+_KINDS = ("weight", "bias")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A rule in the making: terms as they will stand, with the tensors it is about."""
+
+    left: tuple[str, ...]
+    right: tuple[str, ...]
+    left_shapes: tuple[str, ...]
+    right_shapes: tuple[str, ...]
+    place: int
+
+    def __str__(self) -> str:
+        text = f"{_terms(self.left)} <-> {_terms(self.right)}"
+        if not self.left_shapes:
+            return text
+        return f"{text} : {_shapes(self.left_shapes)} <-> {_shapes(self.right_shapes)}"
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A rule file, and what it could not say.
+
+    Attributes:
+        rules: The file.
+        unsaid: Right tensors whose elements were known, in an order that the language has no words for.
+    """
+
+    rules: Rules
+    unsaid: tuple[str, ...]
+
+
+def compile_rules(
+    elements: Elements,
+    left: Mapping[str, Sizes],
+    right: Mapping[str, Sizes],
+    *,
+    labels: tuple[str, str] | None = None,
+    ties: Iterable[tuple[str, str, str]] = (),
+) -> Compiled:
+    """The shortest file we can write that says exactly which element is which.
+
+    Args:
+        elements: For right tensors, the left elements that stand there.
+        left: Shapes of the left tensors, in the order in which elements are numbered.
+        right: Shapes of the right tensors.
+        labels: What the sides are, for people.
+        ties: Side, name and second name of tensors that are one.
+    """
+    said, unsaid = _equations(elements, left, right)
+    heads = [f"ckptmap {LANGUAGE}", *(f"{side}: {text}" for side, text in zip(("left", "right"), labels or (), strict=False))]
+    wanted = {name: elements[name] for one in said for name in one.right if name != NOWHERE}
+    for level in ("folded, sections", "folded", ""):
+        lines = _folded(said, left, right) if level else [_literal(one, left) for one in said]
+        if "sections" in level:
+            lines = _kinds_joined(lines, left, right)
+        told = sorted({pair for one in said for pair in one.told})
+        body = list(_sections(lines)) if "sections" in level else [str(line) for line in lines]
+        text = [*heads, *(f"size {axis} = {size}" for axis, size in told)]
+        text += [f"tie {side} {name} = {second}" for side, name, second in ties]
+        try:
+            rules = Rules.parse("".join(f"{line}\n" for line in [*text, *body]))
+            if _says(rules, left, right, wanted):
+                return Compiled(Rules.parse(str(rules)), unsaid)
+        except CkptmapError:
+            continue
+    raise AssertionError("the rules do not say what they were made from; please report this as a bug")
+
+
+def _equations(
+    elements: Elements, left: Mapping[str, Sizes], right: Mapping[str, Sizes]
+) -> tuple[list[Written], tuple[str, ...]]:
+    """An equation for each group of linked tensors; names of the right tensors that have none."""
+    unsaid: list[str] = []
+    said: list[Written] = []
+
+    def blocks_of(names: Iterable[str]) -> Iterator[list[Block]]:
+        # Groups one by one only if one of them makes the whole fail.
+        chosen = {name: elements[name] for name in names}
+        try:
+            yield from linked_blocks(chosen, left, right)
+        except ShuffledError:
+            if len(chosen) == 1:
+                unsaid.extend(chosen)
+                return
+            for group in _groups(chosen, left):
+                if len(group) == len(chosen):
+                    unsaid.extend(chosen)
+                else:
+                    yield from blocks_of(group)
+
+    for blocks in blocks_of(elements):
+        try:
+            said.append(equation(blocks, left, right))
+        except ShuffledError:
+            unsaid.extend(dict.fromkeys(block.right.name for block in blocks))
+    place = {name: number for number, name in enumerate(left)}
+    said.sort(key=lambda one: min(place[name] for name in one.left if name != NOWHERE))
+    return list(with_told_names(said)), tuple(unsaid)
+
+
+def _groups(elements: Elements, left: Mapping[str, Sizes]) -> list[list[str]]:
+    from ckptmap.infer.layouts import Numbering, linked_names
+
+    return [rights for _, rights in linked_names(elements, Numbering(left))]
+
+
+def _says(rules: Rules, left: Mapping[str, Sizes], right: Mapping[str, Sizes], wanted: Elements) -> bool:
+    """Whether the rules, bound again, put the very same elements into the very same places, from either side alone."""
+    plan = bind(rules, left, right, partial=True)
+    made = elements_of(plan, left, right)
+    if set(made) != set(wanted):
+        return False
+    return all((made[name] == wanted[name]).all() for name in wanted)
+
+
+def elements_of(plan: Plan, left: Mapping[str, Sizes], right: Mapping[str, Sizes]) -> Elements:
+    """For each right tensor of a plan, the left elements that stand there."""
+    import numpy
+
+    from ckptmap.infer.layouts import Numbering
+
+    ours = Numbering(left)
+    found: dict[str, numpy.ndarray] = {}
+    for one in plan.equations:
+        for block in one.blocks:
+            if isinstance(block.right, str):
+                continue
+            target = found.get(block.right.name)
+            if target is None:
+                shape = right[block.right.name]
+                target = found[block.right.name] = numpy.full(shape, -1, dtype=numpy.int64)
+            if isinstance(block.left, str):
+                continue
+            start = ours.first[block.left.name]
+            source = start + numpy.arange(int(numpy.prod(left[block.left.name], dtype=numpy.int64)))
+            places = _reached(block.right, numpy.arange(target.size)).reshape(-1)
+            target.reshape(-1)[places] = _reached(block.left, source).reshape(-1)
+    return found
+
+
+def _reached(piece: Any, flat: Any) -> Any:
+    array = flat.reshape(piece.view)
+    for axis, start, length in piece.narrow:
+        array = array.take(range(start, start + length), axis=axis)
+    return array.reshape(piece.split).transpose(piece.order)
+
+
+# ---------------------------------------------------------------------- folding
+
+
+def _literal(one: Written, left: Mapping[str, Sizes]) -> Line:
+    place = min(list(left).index(name) for name in one.left if name != NOWHERE)
+    return Line(one.left, one.right, one.left_shapes, one.right_shapes, place)
+
+
+def _folded(said: Sequence[Written], left: Mapping[str, Sizes], right: Mapping[str, Sizes]) -> list[Line]:
+    """Equations that differ in numbers only become one line with indices."""
+    place = {name: number for number, name in enumerate(left)}
+    known = (_by_template(left), _by_template(right))
+    groups: dict[Any, list[Written]] = {}
+    for one in said:
+        key = (tuple(map(_template, one.left)), tuple(map(_template, one.right)), one.left_shapes, one.right_shapes)
+        groups.setdefault((key, one.told), []).append(one)
+    lines: list[Line] = []
+    for group in groups.values():
+        for part, patterns in _fold(group, known):
+            one = part[0]
+            at = min(place[name] for name in one.left if name != NOWHERE)
+            split = len(one.left)
+            lines.append(Line(patterns[:split], patterns[split:], one.left_shapes, one.right_shapes, at))
+    return sorted(lines, key=lambda line: line.place)
+
+
+def _template(name: str) -> str:
+    return _NUMBER.sub("#", name)
+
+
+def _numbers(name: str) -> tuple[int, ...]:
+    return tuple(int(text) for text in _NUMBER.findall(name))
+
+
+def _by_template(names: Iterable[str]) -> dict[str, list[tuple[int, ...]]]:
+    found: dict[str, list[tuple[int, ...]]] = {}
+    for name in names:
+        found.setdefault(_template(name), []).append(_numbers(name))
+    return found
+
+
+def _fold(
+    group: list[Written], known: tuple[Mapping[str, Any], Mapping[str, Any]]
+) -> Iterator[tuple[list[Written], tuple[str, ...]]]:
+    names = [(*one.left, *one.right) for one in group]
+    if len(group) == 1:
+        yield group, names[0]
+        return
+    rows = [[number for name in row for number in _numbers(name)] for row in names]
+    columns = [tuple(column) for column in zip(*rows, strict=True)]
+    on_left = sum(len(_numbers(name)) for name in group[0].left)
+    variables = _variables(columns, on_left)
+    if isinstance(variables, int):
+        # This number has no like on the other side: one line for each of its values.
+        for value in dict.fromkeys(columns[variables]):
+            yield from _fold([one for one, n in zip(group, columns[variables], strict=True) if n == value], known)
+        return
+    patterns = _patterns(names[0], columns, variables)
+    if _too_much(group, columns, variables, known):
+        for one in group:
+            yield [one], (*one.left, *one.right)
+        return
+    yield group, patterns
+
+
+def _variables(columns: Sequence[tuple[int, ...]], on_left: int) -> dict[int, tuple[int, int, int]] | int:
+    """For each number that varies: which variable it is, by the column it is read off, and its factor and offset.
+
+    Returns a column instead that varies on one side only.
+    """
+    found: dict[int, tuple[int, int, int]] = {}
+    varying = [at for at, column in enumerate(columns) if len(set(column)) > 1]
+    # The slowest column is the variable itself; the others are multiples of it.
+    for at in sorted(varying, key=lambda at: (max(columns[at]) - min(columns[at]), min(columns[at]), at)):
+        for base in dict.fromkeys(one[0] for one in found.values()):
+            line = _multiple(columns[base], columns[at])
+            if line is not None:
+                found[at] = (base, *line)
+                break
+        else:
+            found[at] = (at, 1, 0)
+    for base in {one[0] for one in found.values()}:
+        sides = {at < on_left for at, one in found.items() if one[0] == base}
+        if len(sides) < 2:
+            return base
+    return found
+
+
+def _multiple(base: tuple[int, ...], column: tuple[int, ...]) -> tuple[int, int] | None:
+    """Factor and offset by which a column follows from another."""
+    a, b = (next((x, y) for x, y in zip(base, column, strict=True) if x != base[0]))
+    factor, rest = divmod(b - column[0], a - base[0])
+    offset = column[0] - factor * base[0]
+    if rest or factor < 1 or any(y != factor * x + offset for x, y in zip(base, column, strict=True)):
+        return None
+    return factor, offset
+
+
+def _patterns(
+    names: tuple[str, ...], columns: Sequence[tuple[int, ...]], variables: Mapping[int, tuple[int, int, int]]
+) -> tuple[str, ...]:
+    letters = {base: letter for base, letter in zip(sorted({one[0] for one in variables.values()}), INDICES, strict=False)}
+    at = -1
+    found = []
+    for name in names:
+
+        def written(match: re.Match[str]) -> str:
+            nonlocal at
+            at += 1
+            if at not in variables:
+                return match.group()
+            base, factor, offset = variables[at]
+            letter = letters[base]
+            return f"{{{factor}*{letter}" * (factor > 1) + f"{{{letter}" * (factor == 1) + (f"{offset:+d}" if offset else "") + "}"
+
+        found.append(_NUMBER.sub(written, name))
+    return tuple(found)
+
+
+def _too_much(
+    group: list[Written],
+    columns: Sequence[tuple[int, ...]],
+    variables: Mapping[int, tuple[int, int, int]],
+    known: tuple[Mapping[str, Any], Mapping[str, Any]],
+) -> bool:
+    """Whether the folded names would cover tensors that are not in the group."""
+    at = 0
+    for side, terms in enumerate((group[0].left, group[0].right)):
+        for term in terms:
+            width = len(_numbers(term))
+            mine = set(zip(*columns[at : at + width], strict=True)) if width else set()
+            fixed = {n: columns[at + n][0] for n in range(width) if at + n not in variables}
+            for numbers in known[side].get(_template(term), ()):
+                if numbers not in mine and all(numbers[n] == value for n, value in fixed.items()):
+                    return True
+            at += width
+    return False
+
+
+# ---------------------------------------------------------------------- for people
+
+
+def _kinds_joined(lines: list[Line], left: Mapping[str, Sizes], right: Mapping[str, Sizes]) -> list[Line]:
+    """Weight and bias that go the same way share a line."""
+    found: list[Line] = []
+    by_stem = {(_stems(line.left, "bias"), _stems(line.right, "bias")): line for line in lines}
+    joined: set[int] = set()
+    for line in lines:
+        stems = (_stems(line.left, "weight"), _stems(line.right, "weight"))
+        bias = by_stem.get(stems) if stems[0] and stems[1] else None
+        shapes = _common_shapes(line, bias) if bias is not None else None
+        if bias is None or shapes is None:
+            found.append(line)
+            continue
+        joined.add(id(bias))
+        alone = not shapes[0] and _only_kinds(stems[0], left) and _only_kinds(stems[1], right)
+        kind = "*" if alone else "{kind:weight|bias}"
+        again = "*" if alone else "{kind}"
+        found.append(
+            Line(
+                tuple(f"{stem}{kind}" for stem in stems[0]),
+                tuple(f"{stem}{again}" for stem in stems[1]),
+                *shapes,
+                min(line.place, bias.place),
+            )
+        )
+    return [line for line in found if id(line) not in joined]
+
+
+def _stems(terms: tuple[str, ...], kind: str) -> tuple[str, ...]:
+    """The names without this last segment; nothing if one of them has another."""
+    if not all(term == kind or term.endswith(f".{kind}") for term in terms):
+        return ()
+    return tuple(term.removesuffix(kind) for term in terms)
+
+
+def _common_shapes(weight: Line, bias: Line) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    if weight.left_shapes == bias.left_shapes and weight.right_shapes == bias.right_shapes:
+        return weight.left_shapes, weight.right_shapes
+    shapes = [*weight.left_shapes, *weight.right_shapes]
+    if not bias.left_shapes or not shapes:
+        return None
+    last = {shape.rpartition(" ")[2] for shape in shapes}
+    if len(last) != 1 or not next(iter(last)).isalpha():
+        return None
+    cut = [shape.rpartition(" ")[0] for shape in shapes]
+    split = len(weight.left_shapes)
+    if (tuple(cut[:split]), tuple(cut[split:])) != (bias.left_shapes, bias.right_shapes):
+        return None
+    rest = tuple(f"{shape} ..." for shape in cut)
+    return rest[:split], rest[split:]
+
+
+def _only_kinds(stems: tuple[str, ...], names: Iterable[str]) -> bool:
+    """Whether nothing but a weight and a bias stands beneath these names."""
+    templates = [re.compile(re.sub(r"\\\{.*?\}", "[0-9]+", re.escape(stem)) + r"([^.]+)") for stem in stems]
+    return all(
+        match.group(1) in _KINDS for name in names for one in templates if (match := one.fullmatch(name)) is not None
+    )
+
+
+def _sections(lines: list[Line]) -> Iterator[str]:
+    """Lines, those with common prefixes under a heading."""
+    plain = [line for line in lines if _prefixes(line) is None]
+    yield from map(str, plain)
+    rest = sorted((line for line in lines if _prefixes(line) is not None), key=lambda line: (_first(lines, line), line.place))
+    for prefixes, part in groupby(rest, key=_prefixes):
+        assert prefixes is not None
+        yield f"[{prefixes[0]} <-> {prefixes[1]}]"
+        for line in part:
+            yield str(
+                replace(
+                    line,
+                    left=tuple(term.removeprefix(f"{prefixes[0]}.") for term in line.left),
+                    right=tuple(term.removeprefix(f"{prefixes[1]}.") for term in line.right),
+                )
+            )
+
+
+def _first(lines: list[Line], line: Line) -> int:
+    return min(other.place for other in lines if _prefixes(other) == _prefixes(line))
+
+
+def _prefixes(line: Line) -> tuple[str, str] | None:
+    """What stands up to the first index on both sides, if all names share it."""
+    found = []
+    for terms in (line.left, line.right):
+        heads = {_prefix(term) for term in terms if term != NOWHERE}
+        if len(heads) != 1:
+            return None
+        found.append(heads.pop())
+    return (found[0], found[1]) if found[0] and found[1] else None
+
+
+def _prefix(term: str) -> str:
+    segments = term.split(".")
+    for at, segment in enumerate(segments[:-1]):
+        if re.search(r"\{[0-9]*\*?[a-z][+-]?[0-9]*\}", segment):
+            return ".".join(segments[: at + 1])
+    return ""
+
+
+def _terms(terms: tuple[str, ...]) -> str:
+    """Names that differ in one word of one segment are written as a group."""
+    parted = [term.split(".") for term in terms]
+    if len(terms) > 1 and len({len(one) for one in parted}) == 1 and len(set(terms)) == len(terms):
+        differs = [at for at in range(len(parted[0])) if len({one[at] for one in parted}) > 1]
+        words = [one[differs[0]] for one in parted]
+        if len(differs) == 1 and all(re.fullmatch(r"[A-Za-z_]\w*", word) for word in words):
+            segments = list(parted[0])
+            segments[differs[0]] = "{" + ",".join(words) + "}"
+            return ".".join(segments)
+    return ", ".join(terms)
+
+
+def _shapes(shapes: tuple[str, ...]) -> str:
+    return shapes[0] if len(set(shapes)) == 1 else ", ".join(shapes)

@@ -26,6 +26,8 @@ from ckptmap.spec import TensorSpec as TensorSpec
 if TYPE_CHECKING:
     from ckptmap.conversion.convert import convert as convert
     from ckptmap.conversion.loading import load_into as load_into
+    from ckptmap.remapping import Remap as Remap
+    from ckptmap.remapping import remap as remap
     from ckptmap.rules.rules import Rules as Rules
 
 __version__ = "0.1.0"
@@ -34,6 +36,8 @@ __version__ = "0.1.0"
 _LATE = {
     "convert": "ckptmap.conversion.convert",
     "load_into": "ckptmap.conversion.loading",
+    "Remap": "ckptmap.remapping",
+    "remap": "ckptmap.remapping",
     "Rules": "ckptmap.rules.rules",
 }
 

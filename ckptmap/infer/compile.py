@@ -73,7 +73,10 @@ def compile_rules(
         ties: Side, name and second name of tensors that are one.
     """
     said, unsaid = _equations(elements, left, right)
-    heads = [f"ckptmap {LANGUAGE}", *(f"{side}: {text}" for side, text in zip(("left", "right"), labels or (), strict=False))]
+    heads = [
+        f"ckptmap {LANGUAGE}",
+        *(f"{side}: {text}" for side, text in zip(("left", "right"), labels or (), strict=False)),
+    ]
     wanted = {name: elements[name] for one in said for name in one.right if name != NOWHERE}
     for level in ("folded, sections", "folded", ""):
         lines = _folded(said, left, right) if level else [_literal(one, left) for one in said]
@@ -261,7 +264,7 @@ def _variables(columns: Sequence[tuple[int, ...]], on_left: int) -> dict[int, tu
 
 def _multiple(base: tuple[int, ...], column: tuple[int, ...]) -> tuple[int, int] | None:
     """Factor and offset by which a column follows from another."""
-    a, b = (next((x, y) for x, y in zip(base, column, strict=True) if x != base[0]))
+    a, b = next((x, y) for x, y in zip(base, column, strict=True) if x != base[0])
     factor, rest = divmod(b - column[0], a - base[0])
     offset = column[0] - factor * base[0]
     if rest or factor < 1 or any(y != factor * x + offset for x, y in zip(base, column, strict=True)):
@@ -272,7 +275,9 @@ def _multiple(base: tuple[int, ...], column: tuple[int, ...]) -> tuple[int, int]
 def _patterns(
     names: tuple[str, ...], columns: Sequence[tuple[int, ...]], variables: Mapping[int, tuple[int, int, int]]
 ) -> tuple[str, ...]:
-    letters = {base: letter for base, letter in zip(sorted({one[0] for one in variables.values()}), INDICES, strict=False)}
+    letters = {
+        base: letter for base, letter in zip(sorted({one[0] for one in variables.values()}), INDICES, strict=False)
+    }
     at = -1
     found = []
     for name in names:
@@ -284,7 +289,12 @@ def _patterns(
                 return match.group()
             base, factor, offset = variables[at]
             letter = letters[base]
-            return f"{{{factor}*{letter}" * (factor > 1) + f"{{{letter}" * (factor == 1) + (f"{offset:+d}" if offset else "") + "}"
+            return (
+                f"{{{factor}*{letter}" * (factor > 1)
+                + f"{{{letter}" * (factor == 1)
+                + (f"{offset:+d}" if offset else "")
+                + "}"
+            )
 
         found.append(_NUMBER.sub(written, name))
     return tuple(found)
@@ -376,7 +386,9 @@ def _sections(lines: list[Line]) -> Iterator[str]:
     """Lines, those with common prefixes under a heading."""
     plain = [line for line in lines if _prefixes(line) is None]
     yield from map(str, plain)
-    rest = sorted((line for line in lines if _prefixes(line) is not None), key=lambda line: (_first(lines, line), line.place))
+    rest = sorted(
+        (line for line in lines if _prefixes(line) is not None), key=lambda line: (_first(lines, line), line.place)
+    )
     for prefixes, part in groupby(rest, key=_prefixes):
         assert prefixes is not None
         yield f"[{prefixes[0]} <-> {prefixes[1]}]"

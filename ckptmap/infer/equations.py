@@ -111,7 +111,7 @@ class _Tensor:
             for at in range(len(factors), -1, -1):
                 step = factors[at - 1][1] if at else self.shape[dim]
                 if step != expected:
-                    if found is not None or step % expected and step < expected:
+                    if found is not None or (step % expected and step < expected):
                         raise ShuffledError(self.name)
                     found = (dim, at, step)
                 if at:
@@ -316,9 +316,7 @@ class _Names:
     def homeless(self, block: _Placed, tensors: Sequence[_Tensor]) -> str:
         """The shape of a block where it has no tensor."""
         (home,) = (tensor for tensor in tensors if block in tensor.blocks)
-        words = [
-            [self._word(block, axis) for axis, _ in factors] for factors in home.factors(block)
-        ]
+        words = [[self._word(block, axis) for axis, _ in factors] for factors in home.factors(block)]
         return " ".join("1" if not w else w[0] if len(w) == 1 else f"({' '.join(w)})" for w in words) or "scalar"
 
     def _tell(self) -> dict[str, int]:

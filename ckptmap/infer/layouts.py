@@ -219,9 +219,7 @@ def _cuts(rows: numpy.ndarray, numbering: Numbering) -> list[int]:
     return [int(at) + 1 for number, at in enumerate(jumps) if number % 2 == 0]
 
 
-def _parted(
-    shape: Sizes, strides: Sizes, sizes: Sizes, steps: Sizes | None
-) -> Iterator[tuple[int, int, int]]:
+def _parted(shape: Sizes, strides: Sizes, sizes: Sizes, steps: Sizes | None) -> Iterator[tuple[int, int, int]]:
     """Common axes of a box and of the loops through it: length, stride here, stride there, outermost first."""
     here = [(size, stride) for size, stride in zip(shape, strides, strict=True) if size > 1]
     there = [(size, step) for size, step in zip(sizes, steps or (), strict=True) if size > 1]

@@ -144,6 +144,10 @@ class Subject:
             if name.endswith(("running_mean", "running_var")):
                 value[...] = 0.0 if name.endswith("mean") else 1.0
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """All tensors of the module's own, floating-point ones in float64."""
+        return {name: tensor.detach().clone() for name, tensor in self._pristine.state_dict().items()}
+
     def run(self, values: Values) -> Run:
         """Run with these values; names not among them keep their own.
 

@@ -26,6 +26,7 @@ FLOORS = (
     "writing",
     "conversion",
     "infer",
+    "remapping",
     "report",
     "cli",
 )
@@ -41,7 +42,7 @@ LATE = {
         "conversion/",
         "infer/",
     },
-    "numpy": {"infer/"},
+    "numpy": {"infer/", "remapping.py"},
     "transformers": {"heads/library.py"},
     "safetensors": set(),
     "huggingface_hub": {"stores/"},

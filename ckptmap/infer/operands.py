@@ -1,0 +1,135 @@
+"""What stands on a side of `remap`: a model, a way to build one, or names with their shapes."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckptmap.checkpoint import open_checkpoint
+from ckptmap.errors import ArchitectureError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ckptmap.infer.findings import Sizes
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One side.
+
+    Attributes:
+        label: What messages and rule files call it.
+        shapes: Shape of every tensor by its name in the state dict, in order.
+        module: The model, where it can be run.
+        ties: Second names, and the first name of the same tensor.
+        buffers: Names of tensors that do not train.
+    """
+
+    label: str
+    shapes: Mapping[str, Sizes]
+    module: torch.nn.Module | None = None
+    ties: Mapping[str, str] = field(default_factory=dict)
+    buffers: frozenset[str] = frozenset()
+
+    def is_buffer(self, name: str) -> bool:
+        """Whether this tensor does not train."""
+        return name in self.buffers
+
+
+def operand(source: Any, side: str, arguments: Mapping[str, Any] | None = None) -> Operand:
+    """Resolve what a user gave for a side.
+
+    Args:
+        source: A model, `module:callable`, `file.py:callable`, `org/name#Class`, names with specs, or a checkpoint.
+        side: What to call it where it has no name of its own.
+        arguments: Keyword arguments of the callable, or values of the class's config.
+
+    Raises:
+        ArchitectureError: The model cannot be built.
+        CheckpointError: The checkpoint cannot be read.
+    """
+    if hasattr(source, "named_parameters") and hasattr(source, "state_dict"):
+        return _of_module(source, type(source).__name__)
+    if isinstance(source, str) and "#" in source:
+        return _of_module(_of_class(source, arguments or {}), source)
+    if isinstance(source, str) and _is_callable_name(source):
+        return _of_module(_built(source, arguments or {}), source)
+    if arguments:
+        raise ArchitectureError(f"{source}: takes no arguments; they are for module:callable and org/name#Class")
+    if isinstance(source, Mapping):
+        return Operand(side, {name: tuple(one.shape) for name, one in source.items()})
+    with open_checkpoint(source) as checkpoint:
+        return Operand(os.fspath(source), {name: spec.shape for name, spec in checkpoint.items()})
+
+
+def _of_module(module: Any, label: str) -> Operand:
+    tensors = module.state_dict(keep_vars=True)
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    first: dict[int, str] = {}
+    ties = {name: first[id(t)] for name, t in tensors.items() if first.setdefault(id(t), name) != name}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return Operand(label, shapes, module, ties, frozenset(tensors) - frozenset(parameters))
+
+
+def _is_callable_name(text: str) -> bool:
+    place, colon, name = text.rpartition(":")
+    return bool(colon) and name.replace(".", "a").isidentifier() and (place.endswith(".py") or _is_dotted(place))
+
+
+def _is_dotted(text: str) -> bool:
+    return all(part.isidentifier() for part in text.split("."))
+
+
+def _built(text: str, arguments: Mapping[str, Any]) -> Any:
+    """What `module:callable` or `file.py:callable` builds; this runs the user's own code, as importing it does."""
+    place, _, name = text.rpartition(":")
+    try:
+        found: Any = _imported(place)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, OSError, SyntaxError) as error:
+        raise ArchitectureError(f"{text}: cannot be imported: {type(error).__name__}: {error}") from error
+    try:
+        # A class has `state_dict` too, and is called like any other builder.
+        module = found(**arguments) if isinstance(found, type) or not hasattr(found, "state_dict") else found
+    except Exception as error:
+        raise ArchitectureError(f"{text}: calling it failed: {type(error).__name__}: {error}") from error
+    if not hasattr(module, "state_dict"):
+        raise ArchitectureError(f"{text}: gives {type(module).__name__}, which is no torch.nn.Module")
+    return module
+
+
+def _imported(place: str) -> Any:
+    if not place.endswith(".py"):
+        if (here := os.getcwd()) not in sys.path:
+            sys.path.insert(0, here)  # as `python -m` does
+        return importlib.import_module(place)
+    path = Path(place)
+    if not path.is_file():
+        raise ImportError(f"no file {place}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _of_class(text: str, arguments: Mapping[str, Any]) -> Any:
+    """A transformers class with the config of a repo or folder, its weights random."""
+    from ckptmap.checkpoint import read_config
+    from ckptmap.heads.library import build, class_config, model_class
+
+    source, _, name = text.partition("#")
+    config = dict(read_config(source) or {})
+    if not config:
+        raise ArchitectureError(f"{text}: {source} has no config.json to build {name} from")
+    cls = model_class("transformers", name)
+    return build(cls, class_config(cls, {**config, **arguments}))

@@ -1,0 +1,101 @@
+"""Proves rules by what they do: weights go through them there and back, and both models are run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ckptmap.conversion.convert import convert
+from ckptmap.infer.probe_runs import Subject
+
+if TYPE_CHECKING:
+    import torch
+
+    from ckptmap.infer.probe_runs import Run
+    from ckptmap.rules.rules import Rules
+
+ENOUGH = 1e-5
+"""Relative difference of outputs up to which two models agree."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What became of the proof.
+
+    Attributes:
+        compared: Places of both models whose values were compared.
+        difference: Largest difference, as a share of the largest value at its place.
+        where: The place where it was found.
+        bits: Whether the left's tensors came back with equal bits.
+    """
+
+    compared: tuple[tuple[str, str], ...]
+    difference: float
+    where: tuple[str, str] | None
+    bits: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether outputs were compared and agree, and all bits came back."""
+        return bool(self.compared) and self.difference <= ENOUGH and self.bits
+
+
+def prove(rules: Rules, left: Subject, right: Subject, compared: Sequence[tuple[str, str]]) -> Verification:
+    """Fill the left at random, convert, run both in float64, compare, and convert back.
+
+    Args:
+        rules: The decided rules.
+        left: The left model.
+        right: The right model.
+        compared: Places where the two are expected to agree.
+    """
+    import torch
+
+    values = _random_state(left)
+    there = convert(rules, values, partial=True)
+    assert isinstance(there, dict)
+    back = convert(rules, there, back=True, partial=True)
+    assert isinstance(back, dict)
+    bits = all(torch.equal(back[name], values[name]) for name in back)
+    runs = _run(left, values), _run(right, there)
+    worst, where = 0.0, None
+    places = [{one.place: one.tensor.detach() for one in run.activations} for run in runs]
+    for a, b in compared:
+        difference = _difference(places[0].get(a), places[1].get(b))
+        if where is None or not difference <= worst:
+            worst, where = difference, (a, b)
+    return Verification(tuple(compared), worst, where, bits)
+
+
+def _random_state(subject: Subject) -> dict[str, torch.Tensor]:
+    """All tensors of the left, those that train filled at random, norms and biases included."""
+    import torch
+
+    random = torch.Generator().manual_seed(11)
+    state: dict[str, torch.Tensor] = {}
+    for name, tensor in subject.state().items():
+        if name not in subject.parameters:
+            state[name] = tensor
+        elif sum(size > 1 for size in tensor.shape) < 2:
+            state[name] = 0.5 + torch.rand(tensor.shape, generator=random, dtype=torch.float64)
+        else:
+            spread = max(tensor.shape[-1], 1) ** -0.5
+            state[name] = spread * torch.randn(tensor.shape, generator=random, dtype=torch.float64)
+    for second, first in subject.aliases.items():
+        state[second] = state[first]
+    return state
+
+
+def _run(subject: Subject, state: dict[str, torch.Tensor]) -> Run:
+    return subject.run({name: value.numpy() for name, value in state.items() if value.is_floating_point()})
+
+
+def _difference(a: Any, b: Any) -> float:
+    if a is None or b is None or a.numel() != b.numel():
+        return float("inf")
+    if a.shape != b.shape:
+        # The same values laid out another way: batch and time exchanged, heads apart.
+        a, b = a.flatten().sort().values, b.flatten().sort().values
+    scale = max(float(a.abs().max()), 1e-30)
+    return float((a - b).abs().max()) / scale

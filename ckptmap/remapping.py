@@ -1,0 +1,273 @@
+"""Finds the rules between two architectures, and proves them: `ckptmap.remap`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from ckptmap.errors import ArchitectureError, PlanError
+from ckptmap.infer.compile import compile_rules, elements_of
+from ckptmap.infer.findings import Open, Unmatched
+from ckptmap.infer.operands import Operand, operand
+from ckptmap.rules.plan import bind
+from ckptmap.rules.rules import Rules
+
+if TYPE_CHECKING:
+    import os
+
+    import torch
+
+    from ckptmap.checkpoint import Checkpoint
+    from ckptmap.infer.findings import Elements
+    from ckptmap.infer.inputs import Inputs
+    from ckptmap.infer.proof import Verification
+    from ckptmap.spec import TensorSpec
+
+Side: TypeAlias = "torch.nn.Module | Checkpoint | Mapping[str, TensorSpec | torch.Tensor] | str | os.PathLike[str]"
+"""What may stand on a side: a model, a checkpoint or state dict, or the name of one of them."""
+
+PROBED = "equal outputs and derivatives when both models are filled alike"
+PINNED = "told by a pin"
+SAME_NAME = "the same name and shape on both sides"
+
+
+@dataclass(frozen=True)
+class Remap:
+    """What is known of two architectures' correspondence.
+
+    Attributes:
+        rules: The decided rules, and nothing but them.
+        undecided: What stays open, each with the question that would decide it.
+        left_only: Left tensors without a counterpart, with the reason.
+        right_only: Right tensors without a counterpart, with the reason.
+        evidence: For each right tensor that the rules give, why.
+        verification: The proof; None when it was not asked for or there was nothing to run.
+    """
+
+    rules: Rules
+    undecided: tuple[Open, ...] = ()
+    left_only: tuple[Unmatched, ...] = ()
+    right_only: tuple[Unmatched, ...] = ()
+    evidence: Mapping[str, str] = field(default_factory=dict)
+    verification: Verification | None = None
+
+
+def remap(
+    left: Side,
+    right: Side,
+    *,
+    hints: Sequence[str] | None = None,
+    inputs: tuple[Inputs, Inputs] | None = None,
+    verify: bool = True,
+) -> Remap:
+    """Find which tensor of the right is which of the left, as rules that read both ways.
+
+    Two models that can be run are matched by what they compute; for anything else there are names and shapes, and only
+    equal names of equal shape are taken as decided.
+
+    Args:
+        left: A model, `module:callable` that builds one, `org/name#Class`, a checkpoint, or names with their specs.
+        right: The same for the right.
+        hints: Rules that are known, in the notation of rule files: `encoder.{i}.w <-> blocks.{i}.w`.
+        inputs: For each model what to run it on: keyword arguments, positional ones, or a callable that takes the
+            module; both must mean the same input. Left out, usual inputs are tried.
+        verify: Whether to run both models on converted weights.
+
+    Raises:
+        ArchitectureError: A model cannot be built or run, or the two compute nothing in common.
+        PlanError: A hint does not fit, or contradicts what was found.
+        RuleError: A hint is no rule.
+        CheckpointError: A checkpoint cannot be read.
+    """
+    sides = operand(left, "left"), operand(right, "right")
+    pinned = _pinned(hints or (), sides)
+    if sides[0].module is not None and sides[1].module is not None:
+        return _by_modules(sides, pinned, inputs, verify)
+    if inputs is not None:
+        raise ArchitectureError("inputs are given, and one side is not a model that could run on them")
+    same = _same_names(sides)
+    found = {name: array for name, array in same.items() if name not in pinned} | pinned
+    evidence = dict.fromkeys(same, SAME_NAME) | dict.fromkeys(pinned, PINNED)
+    return _answer(sides, found, evidence, silent=frozenset())
+
+
+def _by_modules(
+    sides: tuple[Operand, Operand], pinned: Elements, inputs: tuple[Inputs, Inputs] | None, verify: bool
+) -> Remap:
+    from ckptmap.infer.by_modules import by_modules
+    from ckptmap.infer.guessed_inputs import guessed_calls
+    from ckptmap.infer.inputs import call_with
+    from ckptmap.infer.probe_runs import Subject
+    from ckptmap.infer.proof import prove
+
+    left, right = sides
+    assert left.module is not None and right.module is not None
+    labels = (left.label, right.label)
+    if inputs is None:
+        calls = guessed_calls(left.module, right.module, labels)
+    else:
+        calls = call_with(inputs[0]), call_with(inputs[1])
+    seen = by_modules(left.module, right.module, *calls, labels=labels)
+    found = _without_ties(seen.found.elements, sides)
+    _check_pins(pinned, found)
+    evidence = {name: seen.found.evidence.get(name, PROBED) for name in found}
+    found |= pinned
+    evidence |= dict.fromkeys(pinned, PINNED)
+    answer = _answer(sides, found, evidence, seen.silent)
+    if not verify:
+        return answer
+    subjects = [
+        Subject(module, call, label)
+        for module, call, label in zip((left.module, right.module), calls, labels, strict=True)
+    ]
+    proof = prove(answer.rules, subjects[0], subjects[1], seen.compared)
+    return replace(answer, verification=proof)
+
+
+def _without_ties(elements: Elements, sides: tuple[Operand, Operand]) -> Elements:
+    """Elements by the first name of what has several; second names on the right have no elements of their own."""
+    import numpy
+
+    from ckptmap.infer.layouts import Numbering
+
+    left, right = sides
+    numbering = Numbering(left.shapes)
+    found = {name: array.copy() for name, array in elements.items()}
+    for second, first in left.ties.items():
+        start, other = numbering.first[second], numbering.first[first]
+        size = int(numpy.prod(left.shapes[second], dtype=numpy.int64))
+        for array in found.values():
+            inside = (array >= start) & (array < start + size)
+            array[inside] += other - start
+    for second, first in right.ties.items():
+        one, two = found[first], found[second]
+        known = (one >= 0) & (two >= 0)
+        if (one[known] != two[known]).any():
+            # One tensor here would have to be two different ones there.
+            found[first] = numpy.full_like(one, -1)
+        else:
+            found[first] = numpy.maximum(one, two)
+        del found[second]
+    return found
+
+
+def _answer(
+    sides: tuple[Operand, Operand], found: Elements, evidence: Mapping[str, str], silent: frozenset[str]
+) -> Remap:
+    left, right = sides
+    whole = {name: array for name, array in found.items() if array.size and (array >= 0).all()}
+    ties = [
+        (side, first, second)
+        for side, one in zip(("left", "right"), sides, strict=True)
+        for second, first in one.ties.items()
+        if _is_said(first, side, whole, left)
+    ]
+    made = compile_rules(whole, left.shapes, right.shapes, labels=(left.label, right.label), ties=ties)
+    said = {name for name in whole if name not in made.unsaid}
+    plan = bind(made.rules, left.shapes, right.shapes, partial=True)
+    covered = {name for one in plan.equations for name in one.left} | set(left.ties)
+    left_over = [name for name in left.shapes if name not in covered]
+    right_over = [name for name in right.shapes if name not in said and name not in right.ties]
+    undecided, left_only, right_only = _leftovers(sides, left_over, right_over, made.unsaid, silent)
+    return Remap(
+        made.rules,
+        undecided,
+        left_only,
+        right_only,
+        {name: text for name, text in evidence.items() if name in said},
+    )
+
+
+def _is_said(first: str, side: str, whole: Elements, left: Operand) -> bool:
+    from ckptmap.infer.layouts import Numbering
+
+    if side == "right":
+        return first in whole
+    numbering = Numbering(left.shapes)
+    wanted = numbering.names.index(first)
+    return any((numbering.owners(array) == wanted).any() for array in whole.values())
+
+
+def _leftovers(
+    sides: tuple[Operand, Operand],
+    left_over: list[str],
+    right_over: list[str],
+    unsaid: Sequence[str],
+    silent: frozenset[str],
+) -> tuple[tuple[Open, ...], tuple[Unmatched, ...], tuple[Unmatched, ...]]:
+    """What to ask about the rest, and what has no counterpart whatever the answer."""
+    left, right = sides
+    sizes = {name: _size(left.shapes[name]) for name in left_over}
+    opened: list[Open] = []
+    right_only: list[Unmatched] = []
+    asked: set[str] = set()
+    for name in right_over:
+        if name in unsaid:
+            question = f"the elements of {name} stand in an order that one rule cannot say: write it by hand"
+            opened.append(Open((), (name,), question))
+            continue
+        if right.is_buffer(name):
+            right_only.append(Unmatched(name, "buffer"))
+            continue
+        candidates = tuple(
+            one for one in left_over if sizes[one] == _size(right.shapes[name]) and not left.is_buffer(one)
+        )
+        if not candidates:
+            dead = "; it changes no output" if name in silent else ""
+            right_only.append(Unmatched(name, f"nothing of that size is left over on the left{dead}"))
+            continue
+        asked.update(candidates)
+        why = "it changes no output, so running cannot tell" if name in silent or not silent else "not told apart"
+        question = f"which is {name} ({why})? --pin '{candidates[0]} <-> {name}'"
+        if len(candidates) > 1:
+            question += f", or one of {', '.join(candidates[1:4])}" + (", …" if len(candidates) > 4 else "")
+        opened.append(Open(candidates, (name,), question))
+    left_only = tuple(
+        Unmatched(name, "buffer" if left.is_buffer(name) else "nothing on the right takes it")
+        for name in left_over
+        if name not in asked
+    )
+    return tuple(opened), left_only, tuple(right_only)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def _pinned(hints: Sequence[str], sides: tuple[Operand, Operand]) -> Elements:
+    """What the hints alone say."""
+    if not hints:
+        return {}
+    rules = Rules.parse("".join(f"{hint}\n" for hint in hints), "hints")
+    plan = bind(rules, sides[0].shapes, sides[1].shapes, partial=True)
+    found = elements_of(plan, sides[0].shapes, sides[1].shapes)
+    if not found:
+        raise PlanError(f"no tensor of both sides fits the hint {hints[0]!r}; check the names with `ckptmap inspect`")
+    return found
+
+
+def _check_pins(pinned: Elements, found: Elements) -> None:
+    wrong = [
+        name for name, array in pinned.items() if name in found and ((found[name] >= 0) & (found[name] != array)).any()
+    ]
+    if wrong:
+        raise PlanError(f"the hint for {wrong[0]} contradicts what running both models shows; correct or drop it")
+
+
+def _same_names(sides: tuple[Operand, Operand]) -> Elements:
+    """Elements of tensors that have one name and one shape on both sides."""
+    import numpy
+
+    from ckptmap.infer.layouts import Numbering
+
+    left, right = sides
+    numbering = Numbering(left.shapes)
+    return {
+        name: numbering.first[name] + numpy.arange(_size(shape), dtype=numpy.int64).reshape(shape)
+        for name, shape in right.shapes.items()
+        if left.shapes.get(name) == shape
+    }

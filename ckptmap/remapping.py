@@ -117,11 +117,8 @@ def _by_modules(
     answer = _answer(sides, found, evidence, seen.silent)
     if not verify:
         return answer
-    subjects = [
-        Subject(module, call, label)
-        for module, call, label in zip((left.module, right.module), calls, labels, strict=True)
-    ]
-    proof = prove(answer.rules, subjects[0], subjects[1], seen.compared)
+    models = Subject(left.module, calls[0], left.label), Subject(right.module, calls[1], right.label)
+    proof = prove(answer.rules, *models, seen.compared)
     return replace(answer, verification=proof)
 
 
@@ -210,9 +207,8 @@ def _leftovers(
         if right.is_buffer(name):
             right_only.append(Unmatched(name, "buffer"))
             continue
-        candidates = tuple(
-            one for one in left_over if sizes[one] == _size(right.shapes[name]) and not left.is_buffer(one)
-        )
+        here = _size(right.shapes[name])
+        candidates = tuple(one for one in left_over if sizes[one] == here and not left.is_buffer(one))
         if not candidates:
             dead = "; it changes no output" if name in silent else ""
             right_only.append(Unmatched(name, f"nothing of that size is left over on the left{dead}"))
@@ -246,7 +242,9 @@ def _pinned(hints: Sequence[str], sides: tuple[Operand, Operand]) -> Elements:
     plan = bind(rules, sides[0].shapes, sides[1].shapes, partial=True)
     found = elements_of(plan, sides[0].shapes, sides[1].shapes)
     if not found:
-        raise PlanError(f"no tensor of both sides fits the hint {hints[0]!r}; check the names with `ckptmap inspect`")
+        raise PlanError(
+            (f"no tensor of both sides fits the hint {hints[0]!r}; check the names with `ckptmap inspect`",)
+        )
     return found
 
 
@@ -255,7 +253,7 @@ def _check_pins(pinned: Elements, found: Elements) -> None:
         name for name, array in pinned.items() if name in found and ((found[name] >= 0) & (found[name] != array)).any()
     ]
     if wrong:
-        raise PlanError(f"the hint for {wrong[0]} contradicts what running both models shows; correct or drop it")
+        raise PlanError((f"the hint for {wrong[0]} contradicts what running both models shows; correct or drop it",))
 
 
 def _same_names(sides: tuple[Operand, Operand]) -> Elements:

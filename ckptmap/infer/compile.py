@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ckptmap.errors import CkptmapError
@@ -73,10 +72,9 @@ def compile_rules(
         ties: Side, name and second name of tensors that are one.
     """
     said, unsaid = _equations(elements, left, right)
-    heads = [
-        f"ckptmap {LANGUAGE}",
-        *(f"{side}: {text}" for side, text in zip(("left", "right"), labels or (), strict=False)),
-    ]
+    heads = [f"ckptmap {LANGUAGE}"]
+    if labels is not None:
+        heads += [f"left: {labels[0]}", f"right: {labels[1]}"]
     wanted = {name: elements[name] for one in said for name in one.right if name != NOWHERE}
     for level in ("folded, sections", "folded", ""):
         lines = _folded(said, left, right) if level else [_literal(one, left) for one in said]
@@ -101,6 +99,7 @@ def _equations(
     """An equation for each group of linked tensors; names of the right tensors that have none."""
     unsaid: list[str] = []
     said: list[Written] = []
+    first, copies = _copies(elements)
 
     def blocks_of(names: Iterable[str]) -> Iterator[list[Block]]:
         # Groups one by one only if one of them makes the whole fail.
@@ -117,14 +116,45 @@ def _equations(
                 else:
                     yield from blocks_of(group)
 
-    for blocks in blocks_of(elements):
+    for blocks in blocks_of(first):
+        names = dict.fromkeys(block.right.name for block in blocks)
         try:
-            said.append(equation(blocks, left, right))
+            said.append(_copied(equation(blocks, left, right), copies))
         except ShuffledError:
-            unsaid.extend(dict.fromkeys(block.right.name for block in blocks))
+            unsaid.extend(copy for name in names for copy in (name, *copies.get(name, ())))
     place = {name: number for number, name in enumerate(left)}
     said.sort(key=lambda one: min(place[name] for name in one.left if name != NOWHERE))
     return list(with_told_names(said)), tuple(unsaid)
+
+
+def _copies(elements: Elements) -> tuple[Elements, dict[str, list[str]]]:
+    """One of the tensors that hold the same elements in the same order, and the names of its copies."""
+    first: dict[Any, str] = {}
+    copies: dict[str, list[str]] = {}
+    for name, array in elements.items():
+        flat = array.reshape(-1)
+        one = first.setdefault((array.shape, int(flat[0]), int(flat[-1])), name)
+        if one != name and (elements[one] == array).all():
+            copies.setdefault(one, []).append(name)
+    doubled = {name for names in copies.values() for name in names}
+    return {name: array for name, array in elements.items() if name not in doubled}, copies
+
+
+def _copied(one: Written, copies: Mapping[str, list[str]]) -> Written:
+    """The equation with the copies of its right tensor, the left's name once for each."""
+    more = [copy for name in one.right for copy in copies.get(name, ())]
+    if not more:
+        return one
+    if len(one.left) > 1 or len(one.right) > 1:
+        raise ShuffledError
+    count = 1 + len(more)
+    return replace(
+        one,
+        left=one.left * count,
+        right=(*one.right, *more),
+        left_shapes=one.left_shapes * count,
+        right_shapes=one.right_shapes * count,
+    )
 
 
 def _groups(elements: Elements, left: Mapping[str, Sizes]) -> list[list[str]]:
@@ -275,9 +305,8 @@ def _multiple(base: tuple[int, ...], column: tuple[int, ...]) -> tuple[int, int]
 def _patterns(
     names: tuple[str, ...], columns: Sequence[tuple[int, ...]], variables: Mapping[int, tuple[int, int, int]]
 ) -> tuple[str, ...]:
-    letters = {
-        base: letter for base, letter in zip(sorted({one[0] for one in variables.values()}), INDICES, strict=False)
-    }
+    bases = sorted({one[0] for one in variables.values()})
+    letters = dict(zip(bases, INDICES, strict=False))
     at = -1
     found = []
     for name in names:
@@ -289,12 +318,8 @@ def _patterns(
                 return match.group()
             base, factor, offset = variables[at]
             letter = letters[base]
-            return (
-                f"{{{factor}*{letter}" * (factor > 1)
-                + f"{{{letter}" * (factor == 1)
-                + (f"{offset:+d}" if offset else "")
-                + "}"
-            )
+            times, plus = f"{factor}*" if factor > 1 else "", f"{offset:+d}" if offset else ""
+            return f"{{{times}{letter}{plus}}}"
 
         found.append(_NUMBER.sub(written, name))
     return tuple(found)
@@ -384,26 +409,19 @@ def _only_kinds(stems: tuple[str, ...], names: Iterable[str]) -> bool:
 
 def _sections(lines: list[Line]) -> Iterator[str]:
     """Lines, those with common prefixes under a heading."""
-    plain = [line for line in lines if _prefixes(line) is None]
-    yield from map(str, plain)
-    rest = sorted(
-        (line for line in lines if _prefixes(line) is not None), key=lambda line: (_first(lines, line), line.place)
-    )
-    for prefixes, part in groupby(rest, key=_prefixes):
+    sections: dict[tuple[str, str] | None, list[Line]] = {}
+    for line in sorted(lines, key=lambda line: line.place):
+        sections.setdefault(_prefixes(line), []).append(line)
+    yield from map(str, sections.pop(None, ()))
+    for prefixes, part in sections.items():
         assert prefixes is not None
         yield f"[{prefixes[0]} <-> {prefixes[1]}]"
         for line in part:
-            yield str(
-                replace(
-                    line,
-                    left=tuple(term.removeprefix(f"{prefixes[0]}.") for term in line.left),
-                    right=tuple(term.removeprefix(f"{prefixes[1]}.") for term in line.right),
-                )
+            left, right = (
+                tuple(term.removeprefix(f"{prefix}.") for term in terms)
+                for prefix, terms in zip(prefixes, (line.left, line.right), strict=True)
             )
-
-
-def _first(lines: list[Line], line: Line) -> int:
-    return min(other.place for other in lines if _prefixes(other) == _prefixes(line))
+            yield str(replace(line, left=left, right=right))
 
 
 def _prefixes(line: Line) -> tuple[str, str] | None:

@@ -1,4 +1,4 @@
-"""From blocks to one equation of the rule language: which axes there are, how they sit, and which sizes must be told."""
+"""From blocks to one equation of the rule language: which axes there are, how they sit, which sizes must be told."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def equation(blocks: Sequence[Block], left: Mapping[str, Sizes], right: Mapping[
     tensors = [_tensors(side, placed, shapes) for side, shapes in enumerate((left, right))]
     both = [*tensors[0], *tensors[1]]
     for _ in range(64):
-        if not any([tensor.part_dims() for tensor in both]) and not any(tensor.align() for tensor in both):
+        if not any(tensor.part_dims() or tensor.align() for tensor in both):
             break
     else:
         raise ShuffledError
@@ -332,7 +332,7 @@ class _Names:
         known = {name: self._size[name] for name in chosen}
         told = [(read_shape(self.shape(t)), t.shape) for t in self._tensors if t.side == side]
         try:
-            while any([solve(shape, sizes, known) for shape, sizes in told]):
+            while sum(solve(shape, sizes, known) for shape, sizes in told):
                 pass
         except ShapeError:
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -164,7 +165,7 @@ def _boxes(array: numpy.ndarray, corner: Sizes, numbering: Numbering) -> Iterato
         raise ShuffledError
     axis, cuts = best
     edges = [0, *cuts, array.shape[axis]]
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         part = numpy.moveaxis(numpy.moveaxis(array, axis, 0)[low:high], 0, axis)
         moved = (*corner[:axis], corner[axis] + low, *corner[axis + 1 :])
         yield from _boxes(part, moved, numbering)
@@ -172,8 +173,8 @@ def _boxes(array: numpy.ndarray, corner: Sizes, numbering: Numbering) -> Iterato
 
 def _is_regular(array: numpy.ndarray, numbering: Numbering) -> bool:
     edges = array.reshape(-1)
-    ends = numbering.owners(edges[[edges.argmin(), edges.argmax()]])
-    return bool(ends[0] == ends[1]) and _affine(array) != ((), None)
+    low, high = numbering.owners(edges[[edges.argmin(), edges.argmax()]]).tolist()
+    return low == high and _affine(array) != ((), None)
 
 
 def _affine(array: numpy.ndarray) -> tuple[Sizes, Sizes | None]:

@@ -125,11 +125,17 @@ def _imported(place: str) -> Any:
 def _of_class(text: str, arguments: Mapping[str, Any]) -> Any:
     """A transformers class with the config of a repo or folder, its weights random."""
     from ckptmap.checkpoint import read_config
-    from ckptmap.heads.library import build, class_config, model_class
+    from ckptmap.heads.classes import module_of
+    from ckptmap.heads.library import class_config, first_line, model_class, quiet
 
     source, _, name = text.partition("#")
     config = dict(read_config(source) or {})
     if not config:
         raise ArchitectureError(f"{text}: {source} has no config.json to build {name} from")
-    cls = model_class("transformers", name)
-    return build(cls, class_config(cls, {**config, **arguments}))
+    cls = model_class(module_of(name, str(config.get("model_type", ""))), name)
+    made = class_config(cls, config, arguments)
+    with quiet():
+        try:
+            return cls(made).eval()
+        except Exception as error:
+            raise ArchitectureError(f"{text}: cannot be built from its config ({first_line(error)})") from None

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from ckptmap.infer.proof import Verification
     from ckptmap.spec import TensorSpec
 
-Side: TypeAlias = "torch.nn.Module | Checkpoint | Mapping[str, TensorSpec | torch.Tensor] | str | os.PathLike[str]"
+Side: TypeAlias = (
+    "Operand | torch.nn.Module | Checkpoint | Mapping[str, TensorSpec | torch.Tensor] | str | os.PathLike[str]"
+)
 """What may stand on a side: a model, a checkpoint or state dict, or the name of one of them."""
 
 PROBED = "equal outputs and derivatives when both models are filled alike"

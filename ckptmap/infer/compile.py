@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ckptmap.errors import CkptmapError
 from ckptmap.infer.equations import Written, equation, with_told_names
 from ckptmap.infer.layouts import ShuffledError, linked_blocks
+from ckptmap.infer.unstack import MARK, stacked, unstacked, whole_name
 from ckptmap.rules.plan import bind
 from ckptmap.rules.rules import LANGUAGE, NOWHERE, Rules
 
@@ -75,9 +76,17 @@ def compile_rules(
     heads = [f"ckptmap {LANGUAGE}"]
     if labels is not None:
         heads += [f"left: {labels[0]}", f"right: {labels[1]}"]
-    wanted = {name: elements[name] for one in said for name in one.right if name != NOWHERE}
     for level in ("folded, sections", "folded", ""):
-        lines = _folded(said, left, right) if level else [_literal(one, left) for one in said]
+        if not level:
+            # Slices of a stack have no names that could stand without an index.
+            parts = {whole_name(name) for one in said if _has_slices(one) for name in one.right}
+            unsaid = (*unsaid, *(name for name in right if name in parts))
+            said = [one for one in said if not _has_slices(one)]
+        wanted = {whole_name(name): elements[whole_name(name)] for one in said for name in one.right if name != NOWHERE}
+        try:
+            lines = _folded(said, left, right) if level else [_literal(one, left) for one in said]
+        except ValueError:
+            continue
         if "sections" in level:
             lines = _kinds_joined(lines, left, right)
         told = sorted({pair for one in said for pair in one.told})
@@ -119,11 +128,11 @@ def _equations(
     for blocks in blocks_of(first):
         names = dict.fromkeys(block.right.name for block in blocks)
         try:
-            said.append(_copied(equation(blocks, left, right), copies))
+            said += [_copied(equation(*part), copies) for part in unstacked(blocks, left, right)]
         except ShuffledError:
             unsaid.extend(copy for name in names for copy in (name, *copies.get(name, ())))
     place = {name: number for number, name in enumerate(left)}
-    said.sort(key=lambda one: min(place[name] for name in one.left if name != NOWHERE))
+    said.sort(key=lambda one: min(place[whole_name(name)] for name in one.left if name != NOWHERE))
     return list(with_told_names(said)), tuple(unsaid)
 
 
@@ -207,8 +216,12 @@ def _reached(piece: Any, flat: Any) -> Any:
 # ---------------------------------------------------------------------- folding
 
 
+def _has_slices(one: Written) -> bool:
+    return any(MARK in name for name in (*one.left, *one.right))
+
+
 def _literal(one: Written, left: Mapping[str, Sizes]) -> Line:
-    place = min(list(left).index(name) for name in one.left if name != NOWHERE)
+    place = min(list(left).index(whole_name(name)) for name in one.left if name != NOWHERE)
     return Line(one.left, one.right, one.left_shapes, one.right_shapes, place)
 
 
@@ -224,9 +237,11 @@ def _folded(said: Sequence[Written], left: Mapping[str, Sizes], right: Mapping[s
     for group in groups.values():
         for part, patterns in _fold(group, known):
             one = part[0]
-            at = min(place[name] for name in one.left if name != NOWHERE)
+            at = min(place[whole_name(name)] for name in one.left if name != NOWHERE)
             split = len(one.left)
-            lines.append(Line(patterns[:split], patterns[split:], one.left_shapes, one.right_shapes, at))
+            sides = ((patterns[:split], one.left_shapes), (patterns[split:], one.right_shapes))
+            (ours, our_shapes), (theirs, their_shapes) = (stacked(*side) if one.left_shapes else side for side in sides)
+            lines.append(Line(ours, theirs, our_shapes, their_shapes, at))
     return sorted(lines, key=lambda line: line.place)
 
 

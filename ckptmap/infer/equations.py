@@ -9,6 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING, TypeAlias
 
 from ckptmap.infer.layouts import ShuffledError
+from ckptmap.infer.unstack import MARK
 from ckptmap.rules.notation import read_shape
 from ckptmap.rules.rules import NOWHERE
 from ckptmap.rules.shapes import ShapeError, solve
@@ -224,7 +225,8 @@ def equation(blocks: Sequence[Block], left: Mapping[str, Sizes], right: Mapping[
                 terms[side].append((name, names.shape(of[name])))
     texts = [tuple(text for _, text in side) for side in terms]
     ends = [tuple(name for name, _ in side) for side in terms]
-    if len(order) == 1 and texts[0] == texts[1] and left[ends[0][0]] == right[ends[1][0]]:
+    whole = not any(MARK in name for side in ends for name in side)
+    if whole and len(order) == 1 and texts[0] == texts[1] and left[ends[0][0]] == right[ends[1][0]]:
         return Written(ends[0], ends[1])
     return Written(ends[0], ends[1], texts[0], texts[1], tuple(sorted(names.told.items())))
 

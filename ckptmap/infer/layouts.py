@@ -172,8 +172,11 @@ def _boxes(array: numpy.ndarray, corner: Sizes, numbering: Numbering) -> Iterato
 
 
 def _is_regular(array: numpy.ndarray, numbering: Numbering) -> bool:
+    import numpy
+
     edges = array.reshape(-1)
-    low, high = numbering.owners(edges[[edges.argmin(), edges.argmax()]]).tolist()
+    extremes: list[int] = numbering.owners(numpy.array([edges.min(), edges.max()])).tolist()
+    low, high = extremes
     return low == high and _affine(array) != ((), None)
 
 
@@ -204,10 +207,10 @@ def _cuts(rows: numpy.ndarray, numbering: Numbering) -> list[int]:
     import numpy
 
     flat = rows.reshape(len(rows), -1)
-    known = (flat >= 0).all(axis=1)
+    known = flat.min(axis=1) >= 0
     owners = numbering.owners(flat[:, 0])
     last = numbering.owners(flat[:, -1])
-    between = (known[1:] != known[:-1]) | (owners[1:] != owners[:-1]) | (last[1:] != last[:-1])
+    between: numpy.ndarray = (known[1:] != known[:-1]) | (owners[1:] != owners[:-1]) | (last[1:] != last[:-1])
     if between.any():
         return [int(at) + 1 for at in numpy.flatnonzero(between)]
     inner = flat - flat[:, :1]

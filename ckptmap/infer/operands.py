@@ -55,6 +55,8 @@ def operand(source: Any, side: str, arguments: Mapping[str, Any] | None = None) 
         ArchitectureError: The model cannot be built.
         CheckpointError: The checkpoint cannot be read.
     """
+    if isinstance(source, Operand):
+        return source
     if hasattr(source, "named_parameters") and hasattr(source, "state_dict"):
         return _of_module(source, type(source).__name__)
     if isinstance(source, str) and "#" in source:
@@ -87,20 +89,28 @@ def _is_dotted(text: str) -> bool:
     return all(part.isidentifier() for part in text.split("."))
 
 
-def _built(text: str, arguments: Mapping[str, Any]) -> Any:
-    """What `module:callable` or `file.py:callable` builds; this runs the user's own code, as importing it does."""
+def called(text: str, arguments: Mapping[str, Any] | None = None) -> Any:
+    """What `module:callable` or `file.py:callable` gives; this runs the user's own code, as importing it does.
+
+    Raises:
+        ArchitectureError: It cannot be imported, or the call fails.
+    """
     place, _, name = text.rpartition(":")
     try:
         found: Any = _imported(place)
         for part in name.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, OSError, SyntaxError) as error:
+    except Exception as error:
         raise ArchitectureError(f"{text}: cannot be imported: {type(error).__name__}: {error}") from error
     try:
         # A class has `state_dict` too, and is called like any other builder.
-        module = found(**arguments) if isinstance(found, type) or not hasattr(found, "state_dict") else found
+        return found(**(arguments or {})) if isinstance(found, type) or not hasattr(found, "state_dict") else found
     except Exception as error:
         raise ArchitectureError(f"{text}: calling it failed: {type(error).__name__}: {error}") from error
+
+
+def _built(text: str, arguments: Mapping[str, Any]) -> Any:
+    module = called(text, arguments)
     if not hasattr(module, "state_dict"):
         raise ArchitectureError(f"{text}: gives {type(module).__name__}, which is no torch.nn.Module")
     return module
@@ -136,6 +146,6 @@ def _of_class(text: str, arguments: Mapping[str, Any]) -> Any:
     made = class_config(cls, config, arguments)
     with quiet():
         try:
-            return cls(made).eval()
+            return cls(made)
         except Exception as error:
             raise ArchitectureError(f"{text}: cannot be built from its config ({first_line(error)})") from None

@@ -1,0 +1,140 @@
+"""`ckptmap remap`: find the rules between two architectures, prove them, write them."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ckptmap.errors import ArchitectureError, CheckpointError
+from ckptmap.remapping import Remap, remap
+
+EXAMPLES = """\
+  ckptmap remap FacebookAI/roberta-base#RobertaForSequenceClassification my_model:build -o roberta.ckptmap
+  ckptmap remap old.py:Model new.py:Model --left-arg layers=2 --right-arg depth=2
+  ckptmap remap a.safetensors b.safetensors --pin 'encoder.** <-> bert.encoder.**'"""
+
+OPERAND_HELP = "org/name#Class, module:callable, file.py:callable, or a checkpoint"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's operands and flags."""
+    parser.add_argument("left", metavar="LEFT", help=OPERAND_HELP)
+    parser.add_argument("right", metavar="RIGHT", help=OPERAND_HELP)
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write the decided rules there")
+    parser.add_argument("--pin", metavar="RULE", action="append", default=[], help="a rule that is known; repeatable")
+    parser.add_argument("--why", action="store_true", help="tell for each tensor what its rule rests on")
+    parser.add_argument("--no-verify", action="store_true", help="do not run the models on converted weights")
+    models = parser.add_argument_group("models")
+    for side in ("left", "right"):
+        models.add_argument(
+            f"--{side}-arg",
+            metavar="K=V",
+            action="append",
+            default=[],
+            help=f"an argument of the {side} callable, or a value of its config; repeatable",
+        )
+        models.add_argument(
+            f"--{side}-inputs", metavar="M:C", help=f"module:callable that gives what the {side} is run on"
+        )
+    parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Find rules; 0 when all is decided and proven, 1 when something stays open or the proof fails."""
+    from ckptmap.infer.operands import called, operand
+
+    sides = (
+        operand(args.left, "left", _arguments(args.left_arg)),
+        operand(args.right, "right", _arguments(args.right_arg)),
+    )
+    given = (args.left_inputs, args.right_inputs)
+    if (given[0] is None) != (given[1] is None):
+        raise ArchitectureError("--left-inputs and --right-inputs go together: both models must get the same input")
+    inputs = (called(given[0]), called(given[1])) if given[0] is not None else None
+    answer = remap(*sides, hints=args.pin, inputs=inputs, verify=not args.no_verify)
+    if args.output is not None:
+        answer.rules.write(args.output)
+    if args.format == "json":
+        print(json.dumps(_document(answer), indent=2))
+    else:
+        _show(answer, args)
+    return 0 if _is_done(answer, verify=not args.no_verify) else 1
+
+
+def _is_done(answer: Remap, *, verify: bool) -> bool:
+    proven = answer.verification is not None and answer.verification.passed
+    return not answer.undecided and (proven or not verify)
+
+
+def _arguments(texts: list[str]) -> dict[str, Any]:
+    """`K=V` with V as Python writes it; what is none of that is text."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise CheckpointError("must be NAME=VALUE", source=f"--left-arg or --right-arg {text}")
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    return found
+
+
+def _show(answer: Remap, args: argparse.Namespace) -> None:
+    print(_verdict(answer))
+    rules = len(answer.rules.rules)
+    print(f"{len(answer.evidence):,} tensors of the right decided by {rules:,} rules")
+    if args.why:
+        for name, evidence in answer.evidence.items():
+            print(f"  {name}: {evidence}")
+    for heading, names in (("only on the left", answer.left_only), ("only on the right", answer.right_only)):
+        if names:
+            print(f"{heading}:")
+            for one in names:
+                print(f"  {one.name}: {one.reason}")
+    if answer.undecided:
+        print("undecided:")
+        for group in answer.undecided:
+            print(f"  {group.question}")
+    if args.output is not None:
+        print(f"{args.output}: written")
+    else:
+        sys.stdout.write(f"\n{answer.rules}")
+
+
+def _verdict(answer: Remap) -> str:
+    proof = answer.verification
+    if proof is None:
+        return "not proven: nothing was run"
+    if proof.passed:
+        return (
+            f"proven: outputs differ by {proof.difference:.1g} of the largest value, "
+            "and converted weights came back with equal bits"
+        )
+    if not proof.bits:
+        return "NOT PROVEN: converted weights did not come back with equal bits"
+    where = f" at {proof.where[0]} and {proof.where[1]}" if proof.where else ""
+    return f"NOT PROVEN: outputs differ by {proof.difference:.1g} of the largest value{where}"
+
+
+def _document(answer: Remap) -> dict[str, Any]:
+    proof = answer.verification
+    return {
+        "rules": str(answer.rules),
+        "undecided": [{"left": one.left, "right": one.right, "question": one.question} for one in answer.undecided],
+        "left_only": {one.name: one.reason for one in answer.left_only},
+        "right_only": {one.name: one.reason for one in answer.right_only},
+        "evidence": dict(answer.evidence),
+        "verification": None
+        if proof is None
+        else {
+            "passed": proof.passed,
+            "difference": proof.difference,
+            "bits": proof.bits,
+            "compared": proof.compared,
+        },
+    }

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     import torch
 
     from ckptmap.checkpoint import Checkpoint
+    from ckptmap.infer.by_modules import ByModules
     from ckptmap.infer.findings import Elements
     from ckptmap.infer.inputs import Inputs
     from ckptmap.infer.proof import Verification
     from ckptmap.spec import TensorSpec
 
-Side: TypeAlias = (
-    "Operand | torch.nn.Module | Checkpoint | Mapping[str, TensorSpec | torch.Tensor] | str | os.PathLike[str]"
-)
+Names: TypeAlias = "Checkpoint | Mapping[str, TensorSpec | torch.Tensor]"
+Side: TypeAlias = "Operand | torch.nn.Module | Names | str | os.PathLike[str]"
 """What may stand on a side: a model, a checkpoint or state dict, or the name of one of them."""
 
 PROBED = "equal outputs and derivatives when both models are filled alike"
@@ -91,7 +91,7 @@ def remap(
     same = _same_names(sides)
     found = {name: array for name, array in same.items() if name not in pinned} | pinned
     evidence = dict.fromkeys(same, SAME_NAME) | dict.fromkeys(pinned, PINNED)
-    return _answer(sides, found, evidence, silent=frozenset())
+    return _answer(sides, found, evidence, None)
 
 
 def _by_modules(
@@ -112,6 +112,7 @@ def _by_modules(
         calls = call_with(inputs[0]), call_with(inputs[1])
     seen = by_modules(left.module, right.module, *calls, labels=labels)
     found = _without_ties(seen.found.elements, sides)
+    _check_alike(seen, found, labels)
     _check_pins(pinned, found)
     evidence = {name: seen.found.evidence.get(name, PROBED) for name in found}
     found |= pinned
@@ -122,6 +123,20 @@ def _by_modules(
     models = Subject(left.module, calls[0], left.label), Subject(right.module, calls[1], right.label)
     proof = prove(answer.rules, *models, seen.compared)
     return replace(answer, verification=proof)
+
+
+def _check_alike(seen: ByModules, found: Elements, labels: tuple[str, str]) -> None:
+    """Two models that share no output may share most of what leads there; if they share little, they are two things."""
+    if any("output" in (a.split()[0], b.split()[0]) for a, b in seen.compared):
+        return
+    known = sum(int((array >= 0).sum()) for array in found.values())
+    total = sum(array.size for name, array in found.items() if name not in seen.silent)
+    if 2 * known < total or not known:
+        a, b = seen.compared[0]
+        raise ArchitectureError(
+            f"{labels[0]} and {labels[1]} do not compute the same function: filled alike, none of their outputs agree "
+            f"(only {a} and {b} do); check sizes, activations, norms' eps and the inputs given"
+        )
 
 
 def _without_ties(elements: Elements, sides: tuple[Operand, Operand]) -> Elements:
@@ -152,7 +167,7 @@ def _without_ties(elements: Elements, sides: tuple[Operand, Operand]) -> Element
 
 
 def _answer(
-    sides: tuple[Operand, Operand], found: Elements, evidence: Mapping[str, str], silent: frozenset[str]
+    sides: tuple[Operand, Operand], found: Elements, evidence: Mapping[str, str], silent: frozenset[str] | None
 ) -> Remap:
     left, right = sides
     whole = {name: array for name, array in found.items() if array.size and (array >= 0).all()}
@@ -193,7 +208,7 @@ def _leftovers(
     left_over: list[str],
     right_over: list[str],
     unsaid: Sequence[str],
-    silent: frozenset[str],
+    silent: frozenset[str] | None,
 ) -> tuple[tuple[Open, ...], tuple[Unmatched, ...], tuple[Unmatched, ...]]:
     """What to ask about the rest, and what has no counterpart whatever the answer."""
     left, right = sides
@@ -212,11 +227,13 @@ def _leftovers(
         here = _size(right.shapes[name])
         candidates = tuple(one for one in left_over if sizes[one] == here and not left.is_buffer(one))
         if not candidates:
-            dead = "; it changes no output" if name in silent else ""
+            dead = "; it changes no output" if silent and name in silent else ""
             right_only.append(Unmatched(name, f"nothing of that size is left over on the left{dead}"))
             continue
         asked.update(candidates)
-        why = "it changes no output, so running cannot tell" if name in silent or not silent else "not told apart"
+        why = "its name and shape do not tell"
+        if silent is not None:
+            why = "it changes no output, so running cannot tell" if name in silent else "running did not tell it apart"
         question = f"which is {name} ({why})? --pin '{candidates[0]} <-> {name}'"
         if len(candidates) > 1:
             question += f", or one of {', '.join(candidates[1:4])}" + (", …" if len(candidates) > 4 else "")

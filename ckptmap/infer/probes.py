@@ -278,16 +278,29 @@ class _Search:
         import numpy
 
         sure = [numpy.stack([left[classes.single[:, 0]], right[classes.single[:, 1]]], axis=1)]
+        several: list[numpy.ndarray] = []
         wide: list[numpy.ndarray] = []
         for mine, theirs in classes.many:
             pairs = numpy.stack([left[mine], right[theirs]], axis=1)
-            is_line = self._is_line(self.left, pairs[:, 0]) and self._is_line(self.right, pairs[:, 1])
-            (sure if is_line else wide).append(pairs)
-        if self._try(numpy.concatenate(sure)):
+            if not (self._is_line(self.left, pairs[:, 0]) and self._is_line(self.right, pairs[:, 1])):
+                wide.append(pairs)
+            elif self._is_one_tensor(self.left, pairs[:, 0]) and self._is_one_tensor(self.right, pairs[:, 1]):
+                sure.append(pairs)
+            else:
+                several.append(pairs)
+        # Tensors that are alike as long as others are constant part once those have values; until then their order in
+        # the models says nothing.
+        if self._try(numpy.concatenate(sure)) or (several and self._try(numpy.concatenate(several))):
             return True
         # Whole planes in which nothing is told apart: the smallest is taken in order, and may tell others apart.
         wide.sort(key=len)
         return any(self._try(pairs) for pairs in wide[:3])
+
+    def _is_one_tensor(self, side: _Side, members: numpy.ndarray) -> bool:
+        import numpy
+
+        owner = numpy.searchsorted(side.starts, members, side="right")
+        return bool((owner == owner[0]).all())
 
     def _is_line(self, side: _Side, members: numpy.ndarray) -> bool:
         """Whether in each tensor the members vary along one axis only."""

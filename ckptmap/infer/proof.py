@@ -53,9 +53,10 @@ def prove(rules: Rules, left: Subject, right: Subject, compared: Sequence[tuple[
     import torch
 
     values = _random_state(left)
-    there = convert(rules, values, partial=True)
+    homeless: dict[str, torch.Tensor] = {}
+    there = convert(rules, values, partial=True, residue=homeless)
     assert isinstance(there, dict)
-    back = convert(rules, there, back=True, partial=True)
+    back = convert(rules, there, back=True, partial=True, residue=homeless)
     assert isinstance(back, dict)
     bits = all(torch.equal(back[name], values[name]) for name in back)
     runs = _run(left, values), _run(right, there)

@@ -11,7 +11,7 @@ from ckptmap.infer.compile import compile_rules, elements_of
 from ckptmap.infer.findings import Open, Unmatched
 from ckptmap.infer.operands import Operand, operand
 from ckptmap.rules.plan import bind
-from ckptmap.rules.rules import Rules
+from ckptmap.rules.rules import LANGUAGE, Rules
 
 if TYPE_CHECKING:
     import os
@@ -39,12 +39,13 @@ class Remap:
     """What is known of two architectures' correspondence.
 
     Attributes:
-        rules: The decided rules, and nothing but them.
+        rules: The decided rules, and nothing but them; none if they failed their proof.
         undecided: What stays open, each with the question that would decide it.
         left_only: Left tensors without a counterpart, with the reason.
         right_only: Right tensors without a counterpart, with the reason.
         evidence: For each right tensor that the rules give, why.
         verification: The proof; None when it was not asked for or there was nothing to run.
+        unproven: Rules that failed their proof; at least one of them is wrong.
     """
 
     rules: Rules
@@ -53,6 +54,7 @@ class Remap:
     right_only: tuple[Unmatched, ...] = ()
     evidence: Mapping[str, str] = field(default_factory=dict)
     verification: Verification | None = None
+    unproven: Rules | None = None
 
 
 def remap(
@@ -122,16 +124,24 @@ def _by_modules(
         return answer
     models = Subject(left.module, calls[0], left.label), Subject(right.module, calls[1], right.label)
     proof = prove(answer.rules, *models, seen.compared)
-    return replace(answer, verification=proof)
+    if proof.passed:
+        return replace(answer, verification=proof)
+    return _disproven(answer, proof, sides)
+
+
+def _disproven(answer: Remap, proof: Verification, sides: tuple[Operand, Operand]) -> Remap:
+    """Rules that do not make the models agree decide nothing."""
+    question = "the rules found failed their proof; --pin those that you know to be right, or give other inputs"
+    everything = Open(tuple(sides[0].shapes), tuple(sides[1].shapes), question)
+    return Remap(Rules.parse(f"ckptmap {LANGUAGE}\n"), (everything,), verification=proof, unproven=answer.rules)
 
 
 def _check_alike(seen: ByModules, found: Elements, labels: tuple[str, str]) -> None:
     """Two models that share no output may share most of what leads there; if they share little, they are two things."""
     if any("output" in (a.split()[0], b.split()[0]) for a, b in seen.compared):
         return
-    known = sum(int((array >= 0).sum()) for array in found.values())
-    total = sum(array.size for name, array in found.items() if name not in seen.silent)
-    if 2 * known < total or not known:
+    known = sum(bool((array >= 0).all()) for array in found.values())
+    if 2 * known < len(found):
         a, b = seen.compared[0]
         raise ArchitectureError(
             f"{labels[0]} and {labels[1]} do not compute the same function: filled alike, none of their outputs agree "

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         raise ArchitectureError("--left-inputs and --right-inputs go together: both models must get the same input")
     inputs = (called(given[0]), called(given[1])) if given[0] is not None else None
     answer = remap(*sides, hints=args.pin, inputs=inputs, verify=not args.no_verify)
-    if args.output is not None:
+    if args.output is not None and answer.unproven is None:
         answer.rules.write(args.output)
     if args.format == "json":
         print(json.dumps(_document(answer), indent=2))
@@ -86,6 +86,10 @@ def _arguments(texts: list[str]) -> dict[str, Any]:
 
 def _show(answer: Remap, args: argparse.Namespace) -> None:
     print(_verdict(answer))
+    if answer.unproven is not None:
+        print("nothing is decided and nothing is written; one of these rules is wrong:")
+        sys.stdout.write(f"\n{answer.unproven}")
+        return
     rules = len(answer.rules.rules)
     print(f"{len(answer.evidence):,} tensors of the right decided by {rules:,} rules")
     if args.why:
@@ -125,6 +129,7 @@ def _document(answer: Remap) -> dict[str, Any]:
     proof = answer.verification
     return {
         "rules": str(answer.rules),
+        "unproven": None if answer.unproven is None else str(answer.unproven),
         "undecided": [{"left": one.left, "right": one.right, "question": one.question} for one in answer.undecided],
         "left_only": {one.name: one.reason for one in answer.left_only},
         "right_only": {one.name: one.reason for one in answer.right_only},

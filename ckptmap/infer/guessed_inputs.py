@@ -65,7 +65,7 @@ def _first_that_runs(module: torch.nn.Module, guess: Guess, label: str, tried: l
                 tried.append(f"{label}({how}), {guess.what}: it returns no floating-point tensor")
             except Exception as error:
                 first = (str(error).splitlines() or [""])[0]
-                tried.append(f"{label}({how}), {guess.what}: {type(error).__name__}: {first[:120]}")
+                tried.append(f"{label}({how}), {guess.what}: {type(error).__name__}: {first[:240]}")
     finally:
         module.train(training)
     return None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptmap.conversion.convert import convert
 from ckptmap.infer.probe_runs import Subject
+from ckptmap.rules.plan import bind
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 ENOUGH = 1e-5
 """Relative difference of outputs up to which two models agree."""
+
+
+NEUTRAL = 0.1
+"""What tensors without a rule are filled with on both sides: nobody can tell them apart by it."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,12 @@ def prove(rules: Rules, left: Subject, right: Subject, compared: Sequence[tuple[
     back = convert(rules, there, back=True, partial=True, residue=homeless)
     assert isinstance(back, dict)
     bits = all(torch.equal(back[name], values[name]) for name in back)
-    runs = _run(left, values), _run(right, there)
+    plan = bind(rules, left.shapes, right.shapes, partial=True)
+    for name in plan.uncovered_left:
+        if name in left.parameters:
+            values[name] = torch.full_like(values[name], NEUTRAL)
+    rest = {name: tensor for name, tensor in right.state().items() if name not in there and name in right.parameters}
+    runs = _run(left, values), _run(right, there | {name: torch.full_like(t, NEUTRAL) for name, t in rest.items()})
     worst, where = 0.0, None
     places = [{one.place: one.tensor.detach() for one in run.activations} for run in runs]
     for a, b in compared:

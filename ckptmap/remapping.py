@@ -293,8 +293,10 @@ def _same_names(sides: tuple[Operand, Operand]) -> Elements:
 
     left, right = sides
     numbering = Numbering(left.shapes)
+    # Where one implementation keeps matrices the other way round, a square one of equal name may be turned unseen.
+    turned = any(left.shapes.get(name, shape) == shape[::-1] != shape for name, shape in right.shapes.items())
     return {
         name: numbering.first[name] + numpy.arange(_size(shape), dtype=numpy.int64).reshape(shape)
         for name, shape in right.shapes.items()
-        if left.shapes.get(name) == shape
+        if left.shapes.get(name) == shape and not (turned and len(shape) == 2 and shape[0] == shape[1])
     }

@@ -126,7 +126,7 @@ def _collect(probed: Probed) -> ByModules:
     elements = {name: numbers[probed.right.part(probed.partner, name)] for name in probed.right.names}
     for name, first in right.aliases.items():
         # Where each name is a leaf of its own, one of them may be the only one that the model uses.
-        if (elements[name] < 0).all():
+        if name not in elements or (elements[name] < 0).all():
             elements[name] = elements[first]
         elif (elements[first] < 0).all():
             elements[first] = elements[name]

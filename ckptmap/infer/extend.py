@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 ROWS = "rows that the inputs did not look up stand between or behind matched ones"
 BIAS = "the bias of a matched weight; it cannot change the outputs"
+REST = "most of the tensor was matched, and axis by axis the rest goes the same way"
 STATE = "kept beside matched parameters in the same module"
 
 _KINDS = ("weight", "bias")
@@ -72,9 +73,10 @@ class Partial:
 
 
 def extend(found: Partial) -> None:
-    """Complete tables, biases and statistics in place."""
+    """Complete tables, kernels, biases and statistics in place."""
     for name in found.right:
         _rows(found, name)
+        _rest(found, name)
     for name in found.right:
         _bias(found, name)
     for name in found.right:
@@ -106,6 +108,42 @@ def _rows(found: Partial, name: str) -> None:
     inside = ((more >= start) & (more < start + size)).all(axis=1)
     for row, values in zip(unknown[inside], more[inside], strict=True):
         found.give(name, row * step + numpy.arange(step), values, ROWS)
+
+
+def _rest(found: Partial, name: str) -> None:
+    """Where every axis of the matched part goes along one axis of one left tensor, the units that were off do, too."""
+    import numpy
+
+    array, shape = found.elements[name], found.right[name]
+    known = numpy.flatnonzero(array >= 0)
+    if len(shape) < 2 or len(known) == array.size or 2 * len(known) < array.size:
+        return
+    here = numpy.unravel_index(numpy.arange(array.size), shape)
+    elements = array.reshape(-1)[known]
+    source = found.owner(int(elements[0]))
+    if any(found.owner(int(one)) != source for one in (elements.min(), elements.max())):
+        return
+    there = numpy.unravel_index(elements - found.first[source], found.left[source])
+    places = []
+    free = [axis for axis, size in enumerate(shape) if size > 1]
+    for coordinates, size in zip(there, found.left[source], strict=True):
+        if size == 1:
+            places.append(numpy.zeros(array.size, dtype=numpy.int64))
+            continue
+        for axis in free:
+            image = numpy.full(shape[axis], -1, dtype=numpy.int64)
+            image[here[axis][known]] = coordinates
+            if (image >= 0).all() and (image[here[axis][known]] == coordinates).all():
+                places.append(image[here[axis]])
+                free.remove(axis)
+                break
+        else:
+            return
+    if free:
+        return
+    whole = found.first[source] + numpy.ravel_multi_index(tuple(places), found.left[source])
+    missing = numpy.flatnonzero(array.reshape(-1) < 0)
+    found.give(name, missing, whole[missing], REST)
 
 
 def _siblings(name: str, kind: str) -> Iterator[str]:

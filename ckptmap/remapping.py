@@ -122,7 +122,10 @@ def _by_modules(
     answer = _answer(sides, found, evidence, seen.silent)
     if not verify:
         return answer
-    models = Subject(left.module, calls[0], left.label), Subject(right.module, calls[1], right.label)
+    models = (
+        Subject(left.module, calls[0], left.label, learnt=seen.learnt[0]),
+        Subject(right.module, calls[1], right.label, learnt=seen.learnt[1]),
+    )
     proof = prove(answer.rules, *models, seen.compared)
     if proof.passed:
         return replace(answer, verification=proof)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ckptmap.infer.extend import Partial, extend
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 Modules: TypeAlias = "tuple[torch.nn.Module, torch.nn.Module]"
 Calls: TypeAlias = "tuple[Runner, Runner]"
+Learnt: TypeAlias = "tuple[frozenset[str], frozenset[str]]"
 
 PROBED = "equal outputs and derivatives when both models are filled alike"
 
@@ -30,12 +32,14 @@ class ByModules:
         silent: Right tensors that cannot change what was compared: never run, or behind it.
         left_silent: The same on the left.
         compared: Places on both sides whose values are equal.
+        learnt: Buffers of the left and of the right that a parameter of the other side may stand for.
     """
 
     found: Partial
     silent: frozenset[str]
     left_silent: frozenset[str]
     compared: tuple[tuple[str, str], ...]
+    learnt: Learnt = (frozenset(), frozenset())
 
 
 def by_modules(
@@ -59,19 +63,46 @@ def by_modules(
         ArchitectureError: One cannot be run, or they have no activation in common when filled alike.
     """
     modules, calls = (left, right), (left_call, right_call)
+    learnt = learnt_elsewhere(left, right)
     shallow, stacked = zip(*(cut(module) for module in modules), strict=True)
     depths = [sorted(stack.layers for stack in stacks) for stacks in stacked]
     if depths[0] and depths[0] == depths[1]:
-        found = _carried(modules, calls, labels, _search(shallow, calls, labels), stacked)
+        found = _carried(modules, calls, labels, _search(shallow, calls, labels, learnt), stacked)
         if found is not None:
-            return found
-    return _search(modules, calls, labels)
+            return replace(found, learnt=learnt)
+    return replace(_search(modules, calls, labels, learnt), learnt=learnt)
 
 
-def _search(modules: Modules, calls: Calls, labels: tuple[str, str]) -> ByModules:
+def learnt_elsewhere(left: torch.nn.Module, right: torch.nn.Module) -> Learnt:
+    """Buffers of each side that may be a parameter on the other: a table of positions that one side does not train.
+
+    They have a shape of which the other side has more parameters.
+    """
+    import torch
+
+    shapes = [Counter(tuple(p.shape) for p in module.parameters()) for module in (left, right)]
+    found = []
+    for side, module in enumerate((left, right)):
+        saved = set(module.state_dict())
+        found.append(
+            frozenset(
+                name
+                for name, tensor in module.named_buffers()
+                if name in saved
+                and tensor.is_floating_point()
+                and tensor.ndim > 1
+                and tensor.numel() > 1
+                and bool(torch.isfinite(tensor).all())
+                and shapes[1 - side][tuple(tensor.shape)] > shapes[side][tuple(tensor.shape)]
+            )
+        )
+    return found[0], found[1]
+
+
+def _search(modules: Modules, calls: Calls, labels: tuple[str, str], learnt: Learnt) -> ByModules:
     best: ByModules | None = None
     for tied in (False, True):
-        subjects = _subjects(modules, calls, labels, tied=tied)
+        subjects = _subjects(modules, calls, labels, learnt, tied=tied)
         if tied and not any(subject.aliases for subject in subjects):
             break
         result = _collect(probe(*subjects))
@@ -84,8 +115,11 @@ def _search(modules: Modules, calls: Calls, labels: tuple[str, str]) -> ByModule
     return best
 
 
-def _subjects(modules: Modules, calls: Calls, labels: tuple[str, str], *, tied: bool) -> list[Subject]:
-    return [Subject(*each, tied=tied) for each in zip(modules, calls, labels, strict=True)]
+def _subjects(modules: Modules, calls: Calls, labels: tuple[str, str], learnt: Learnt, *, tied: bool) -> list[Subject]:
+    return [
+        Subject(module, call, label, tied=tied, learnt=names & module.state_dict().keys())
+        for module, call, label, names in zip(modules, calls, labels, learnt, strict=True)
+    ]
 
 
 def _carried(
@@ -94,7 +128,7 @@ def _carried(
     """What was found on the first layers, carried on to all of them and proven there."""
     if _lacking(shallow):
         return None
-    subjects = _subjects(modules, calls, labels, tied=False)
+    subjects = _subjects(modules, calls, labels, learnt_elsewhere(*modules), tied=False)
     shapes = [subject.shapes for subject in subjects]
     elements = carry_on(shallow.found, shapes[0], shapes[1], *stacked)
     if elements is None:

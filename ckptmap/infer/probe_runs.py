@@ -119,9 +119,18 @@ class Subject:
         call: How to run it.
         label: What messages call it.
         tied: Whether tensors that share storage stay one leaf; else each name is a leaf of its own.
+        learnt: Buffers that are treated as parameters.
     """
 
-    def __init__(self, module: torch.nn.Module, call: Runner, label: str, *, tied: bool = False) -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        call: Runner,
+        label: str,
+        *,
+        tied: bool = False,
+        learnt: frozenset[str] = frozenset(),
+    ) -> None:
         from ckptmap.infer.running import copy_of
 
         self.label = label
@@ -136,8 +145,10 @@ class Subject:
         floating = {name: tensor for name, tensor in persistent.items() if tensor.is_floating_point()}
         self.aliases = _aliases(floating)
         self.same_as = self.aliases if tied else {}
-        self.parameters = tuple(name for name in floating if name in parameters and name not in self.same_as)
-        self.buffers = tuple(name for name in floating if name not in parameters)
+        self._learnt = learnt
+        trains = parameters.keys() | learnt
+        self.parameters = tuple(name for name in floating if name in trains and name not in self.same_as)
+        self.buffers = tuple(name for name in floating if name not in trains)
         self.own = {name: tensor.detach().numpy().copy() for name, tensor in floating.items()}
         for name, value in self.own.items():
             # Statistics of a batch norm say nothing about the architecture: they go where the norm's weight goes.
@@ -163,7 +174,9 @@ class Subject:
         leaves: dict[str, torch.Tensor] = {}
         for name in (*self.parameters, *self.buffers):
             leaf = torch.tensor(values.get(name, self.own[name]), dtype=torch.float64)
-            placed = _place(module, name, leaf, buffer=name in self.buffers)
+            if name in self._learnt:
+                leaf.requires_grad_()
+            placed = _place(module, name, leaf, buffer=name in self.buffers or name in self._learnt)
             if placed.requires_grad:
                 leaves[name] = placed
         for name, first in self.same_as.items():

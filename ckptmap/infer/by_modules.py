@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ckptmap.errors import ArchitectureError
 from ckptmap.infer.extend import Partial, extend
 from ckptmap.infer.probe_runs import Runner, Subject
 from ckptmap.infer.probes import Probed, agreement, probe
@@ -101,17 +102,23 @@ def learnt_elsewhere(left: torch.nn.Module, right: torch.nn.Module) -> Learnt:
 
 def _search(modules: Modules, calls: Calls, labels: tuple[str, str], learnt: Learnt) -> ByModules:
     best: ByModules | None = None
+    problem: ArchitectureError | None = None
     for tied in (False, True):
         subjects = _subjects(modules, calls, labels, learnt, tied=tied)
         if tied and not any(subject.aliases for subject in subjects):
             break
-        result = _collect(probe(*subjects))
+        try:
+            result = _collect(probe(*subjects))
+        except ArchitectureError as error:
+            problem = error
+            continue
         if best is None or _known(result) > _known(best):
             best = result
         # What looks silent may only lie behind what the two have in common so far.
         if all((array >= 0).all() for array in best.found.elements.values()):
             break
-    assert best is not None
+    if best is None:
+        raise problem or ArchitectureError(f"{labels[0]} and {labels[1]} cannot be compared")
     extend(best.found)
     return best
 

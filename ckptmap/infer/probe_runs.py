@@ -42,6 +42,7 @@ class Run:
 
     leaves: Mapping[str, torch.Tensor]
     activations: tuple[Activation, ...]
+    lookups: Sequence[tuple[int, torch.Tensor]] = ()
 
     def gradients(self, functionals: Sequence[torch.Tensor]) -> dict[str, numpy.ndarray]:
         """Derivative of each functional by every leaf; shape (functionals …) with the leaf's own shape after."""
@@ -58,6 +59,18 @@ class Run:
                 value = torch.zeros_like(leaf) if grad is None else grad
                 found[name].append(value.detach().to(torch.float64).numpy())
         return {name: numpy.stack(values) for name, values in found.items()}
+
+    def rows_looked_up(self) -> dict[str, numpy.ndarray]:
+        """For each leaf that is a table, the rows that were looked up, in order."""
+        import numpy
+        import torch
+
+        names = {id(leaf): name for name, leaf in self.leaves.items()}
+        rows: dict[str, list[torch.Tensor]] = {}
+        for table, indices in self.lookups:
+            if table in names:
+                rows.setdefault(names[table], []).append(indices.reshape(-1))
+        return {name: numpy.unique(torch.cat(parts).numpy()) for name, parts in rows.items()}
 
     def scales(self) -> set[str]:
         """Leaves that are used as factors only: weights of norms, scales of layers."""
@@ -182,11 +195,12 @@ class Subject:
         for name, first in self.same_as.items():
             _place(module, name, leaves[first], buffer=False)
         seen: list[tuple[str, torch.Tensor]] = []
+        lookups: list[tuple[int, torch.Tensor]] = []
         with ExitStack() as stack:
             for name, part in module.named_modules():
                 stack.callback(part.register_forward_hook(_note(name, seen)).remove)
             stack.enter_context(differentiable())
-            stack.enter_context(double_precision())
+            stack.enter_context(double_precision(lookups))
             try:
                 returned = outputs(self._call(module))
             except Exception as error:
@@ -196,7 +210,7 @@ class Subject:
         kept = tuple(one for one in activations if one is not None)
         if not kept:
             raise ArchitectureError(f"{self.label}: nothing that it returns depends on its parameters")
-        return Run(leaves, kept)
+        return Run(leaves, kept, lookups)
 
 
 def _plain_experts(module: torch.nn.Module) -> None:

@@ -385,6 +385,10 @@ def _scout(side: _Side, width: int) -> tuple[dict[str, numpy.ndarray], set[str]]
         used = part.reshape(part.shape[0], -1).max(axis=1) > top * 1e-14
         if used.any() and not used.all():
             found[name] = numpy.flatnonzero(used)
+    # A table that is the head's weight, too, is used in all its rows.
+    for name, rows in run.rows_looked_up().items():
+        if name not in found and 1 < len(rows) < side.subject.shapes[name][0]:
+            found[name] = rows
     return found, run.scales()
 
 

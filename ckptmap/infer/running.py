@@ -17,8 +17,12 @@ def copy_of(module: torch.nn.Module) -> torch.nn.Module:
 
 
 @contextmanager
-def double_precision() -> Iterator[None]:
-    """Models that ask for float32 in between get float64: no run breaks on mixed types, and no digits are lost."""
+def double_precision(lookups: list[tuple[int, torch.Tensor]]) -> Iterator[None]:
+    """Models that ask for float32 in between get float64: no run breaks on mixed types, and no digits are lost.
+
+    Args:
+        lookups: Gets the id of every table that rows are looked up in, and the rows.
+    """
     import torch
     from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -26,7 +30,7 @@ def double_precision() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     hook = register_module_forward_pre_hook(_widened_inputs)
     try:
-        with _mode():
+        with _mode(lookups):
             yield
     finally:
         hook.remove()
@@ -52,7 +56,7 @@ def _widened(value: Any) -> Any:
     return value
 
 
-def _mode() -> Any:
+def _mode(lookups: list[tuple[int, torch.Tensor]]) -> Any:
     """A function mode under which every operation that would see or make a narrower type sees or makes float64."""
     import torch
     from torch.overrides import TorchFunctionMode
@@ -65,6 +69,8 @@ def _mode() -> Any:
                 return args[0].double()
             if getattr(func, "__name__", "") in {"__get__", "__set__"}:
                 return func(*args, **(kwargs or {}))
+            if func is torch.nn.functional.embedding:
+                lookups.append((id(args[1]), args[0]))
             args = _widened(tuple(args))
             kwargs = {name: _widened(value) for name, value in (kwargs or {}).items()}
             return func(*args, **kwargs)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ckptmap.errors import ArchitectureError
 from ckptmap.infer.extend import Partial, extend
+from ckptmap.infer.leftovers import pair_leftovers
 from ckptmap.infer.probe_runs import Runner, Subject
 from ckptmap.infer.probes import Probed, agreement, probe
 from ckptmap.infer.stacks import KEPT, Stack, carry_on, cut
@@ -67,11 +68,14 @@ def by_modules(
     learnt = learnt_elsewhere(left, right)
     shallow, stacked = zip(*(cut(module) for module in modules), strict=True)
     depths = [sorted(stack.layers for stack in stacks) for stacks in stacked]
+    carried = None
     if depths[0] and depths[0] == depths[1]:
-        found = _carried(modules, calls, labels, _search(shallow, calls, labels, learnt), stacked)
-        if found is not None:
-            return replace(found, learnt=learnt)
-    return replace(_search(modules, calls, labels, learnt), learnt=learnt)
+        carried = _carried(modules, calls, labels, _search(shallow, calls, labels, learnt), stacked)
+    result = carried or _search(modules, calls, labels, learnt)
+    if any(place.startswith("output") for _, place in result.compared):
+        # Else what seems to change no output may only lie behind the part that differs.
+        pair_leftovers(result.found, *([name for name, _ in module.named_parameters()] for module in modules))
+    return replace(result, learnt=learnt)
 
 
 def learnt_elsewhere(left: torch.nn.Module, right: torch.nn.Module) -> Learnt:

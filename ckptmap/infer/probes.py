@@ -13,13 +13,14 @@ the channels of a head); they are taken in the order in which they stand.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptmap.errors import ArchitectureError
 from ckptmap.infer.places import close, common_places
 from ckptmap.infer.probe_classes import Classes, equal_classes
 from ckptmap.infer.probe_runs import Run, Subject
+from ckptmap.infer.probe_side import Side
 
 if TYPE_CHECKING:
     import numpy
@@ -40,43 +41,6 @@ VARIANTS = ("scales, shapes", "scales", "scales, shapes, no bias", "scales, no b
 """What is filled with more than the one constant at the start, the most telling first."""
 
 
-@dataclass
-class _Side:
-    """One model's parameters as one long vector."""
-
-    subject: Subject
-    start: dict[str, int] = field(default_factory=dict)
-    size: int = 0
-
-    def __post_init__(self) -> None:
-        import numpy
-
-        for name in self.subject.parameters:
-            self.start[name] = self.size
-            self.size += int(numpy.prod(self.subject.shapes[name], dtype=numpy.int64))
-        self.names = tuple(self.start)
-        self.starts = numpy.array([*self.start.values()], dtype=numpy.int64)
-
-    def part(self, vector: numpy.ndarray, name: str) -> numpy.ndarray:
-        """The tensor's own elements in a vector; a view."""
-        shape = self.subject.shapes[name]
-        start = self.start[name]
-        length = 1
-        for size in shape:
-            length *= size
-        return vector[..., start : start + length].reshape((*vector.shape[:-1], *shape))
-
-    def run(self, vector: numpy.ndarray) -> Run:
-        return self.subject.run({name: self.part(vector, name) for name in self.names})
-
-    def gradients(self, run: Run, functionals: Sequence[torch.Tensor]) -> numpy.ndarray:
-        """Derivatives of the functionals by all elements: functionals × elements."""
-        import numpy
-
-        found = run.gradients(functionals)
-        return numpy.concatenate([found[name].reshape(len(functionals), -1) for name in self.names], axis=1)
-
-
 @dataclass(frozen=True)
 class Probed:
     """What the probes found.
@@ -88,8 +52,8 @@ class Probed:
         compared: Places on both sides whose values are equal when all that was found is filled alike.
     """
 
-    left: _Side
-    right: _Side
+    left: Side
+    right: Side
     partner: numpy.ndarray
     left_silent: numpy.ndarray
     right_silent: numpy.ndarray
@@ -136,7 +100,7 @@ class _Search:
     def __init__(self, left: Subject, right: Subject) -> None:
         import numpy
 
-        self.left, self.right = _Side(left), _Side(right)
+        self.left, self.right = Side(left), Side(right)
         self.partner = numpy.full(self.right.size, -1, dtype=numpy.int64)
         self.taken = numpy.zeros(self.left.size, dtype=bool)
         self.random = numpy.random.default_rng(20)
@@ -279,6 +243,7 @@ class _Search:
 
         sure = [numpy.stack([left[classes.single[:, 0]], right[classes.single[:, 1]]], axis=1)]
         several: list[numpy.ndarray] = []
+        homes = self._homes()
         wide: list[numpy.ndarray] = []
         for mine, theirs in classes.many:
             pairs = numpy.stack([left[mine], right[theirs]], axis=1)
@@ -286,23 +251,58 @@ class _Search:
                 wide.append(pairs)
             elif self._is_one_tensor(self.left, pairs[:, 0]) and self._is_one_tensor(self.right, pairs[:, 1]):
                 sure.append(pairs)
+            elif (ordered := self._by_module(pairs, homes)) is not None:
+                sure.append(ordered)
             else:
                 several.append(pairs)
+        if self._try(numpy.concatenate(sure)):
+            return True
         # Tensors that are alike as long as others are constant part once those have values; until then their order in
-        # the models says nothing.
-        if self._try(numpy.concatenate(sure)) or (several and self._try(numpy.concatenate(several))):
+        # the models says nothing. Where it must decide, matrices go first: what stands beside them follows.
+        ranks = [self._rank(pairs) for pairs in several]
+        first = [pairs for pairs, rank in zip(several, ranks, strict=True) if rank == max(ranks)]
+        if first and self._try(numpy.concatenate(first)):
             return True
         # Whole planes in which nothing is told apart: the smallest is taken in order, and may tell others apart.
         wide.sort(key=len)
         return any(self._try(pairs) for pairs in wide[:3])
 
-    def _is_one_tensor(self, side: _Side, members: numpy.ndarray) -> bool:
+    def _homes(self) -> dict[str, str]:
+        """For right modules with matched tensors, the left module that most of them went to."""
+        import numpy
+
+        votes: dict[str, dict[str, int]] = {}
+        for name in self.right.names:
+            matched = self.right.part(self.partner, name)
+            matched = matched[matched >= 0]
+            if len(matched):
+                owner = int(numpy.searchsorted(self.left.starts, matched[0], side="right")) - 1
+                count = votes.setdefault(_module(name), {})
+                count[_module(self.left.names[owner])] = count.get(_module(self.left.names[owner]), 0) + 1
+        return {name: max(count, key=lambda one: count[one]) for name, count in votes.items()}
+
+    def _by_module(self, pairs: numpy.ndarray, homes: dict[str, str]) -> numpy.ndarray | None:
+        """The pairs so that each right tensor gets elements of the left module that its own module went to."""
+        import numpy
+
+        ours = [_module(self.left.names[at]) for at in self.left.owners(pairs[:, 0])]
+        theirs = [homes.get(_module(self.right.names[at])) for at in self.right.owners(pairs[:, 1])]
+        if None in theirs or sorted(ours) != sorted(one for one in theirs if one is not None):
+            return None
+        order = [numpy.lexsort((pairs[:, side], numpy.array(words))) for side, words in ((0, ours), (1, theirs))]
+        return numpy.stack([pairs[order[0], 0], pairs[order[1], 1]], axis=1)
+
+    def _rank(self, pairs: numpy.ndarray) -> int:
+        """The fewest dims of the tensors that the pairs are about."""
+        return min(len(self.right.subject.shapes[self.right.names[at]]) for at in self.right.owners(pairs[:, 1]))
+
+    def _is_one_tensor(self, side: Side, members: numpy.ndarray) -> bool:
         import numpy
 
         owner = numpy.searchsorted(side.starts, members, side="right")
         return bool((owner == owner[0]).all())
 
-    def _is_line(self, side: _Side, members: numpy.ndarray) -> bool:
+    def _is_line(self, side: Side, members: numpy.ndarray) -> bool:
         """Whether in each tensor the members vary along one axis only."""
         import numpy
 
@@ -353,6 +353,10 @@ class _Search:
         return numpy.where(flat[owner], vectors, matrices)
 
 
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
 def _common_width(shapes: Sequence[tuple[int, ...]]) -> int:
     """The dim that stands most often: the width of the models' hidden states, in most of them."""
     counts: dict[int, int] = {}
@@ -363,7 +367,7 @@ def _common_width(shapes: Sequence[tuple[int, ...]]) -> int:
     return max(counts, key=lambda size: (counts[size], size), default=1)
 
 
-def _scout(side: _Side, width: int) -> tuple[dict[str, numpy.ndarray], set[str]]:
+def _scout(side: Side, width: int) -> tuple[dict[str, numpy.ndarray], set[str]]:
     """Tensors some of whose rows the inputs look up and others not, with the rows looked up; and tensors that scale."""
     import numpy
 

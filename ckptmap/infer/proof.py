@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 from ckptmap.conversion.convert import convert
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 ENOUGH = 1e-5
 """Relative difference of outputs up to which two models agree."""
 
+
+MOST_AXES = 4
+"""Outputs of more axes are compared in the order they have."""
 
 NEUTRAL = 0.1
 """What tensors without a rule are filled with on both sides: nobody can tell them apart by it."""
@@ -105,8 +109,8 @@ def _run(subject: Subject, state: dict[str, torch.Tensor]) -> Run:
 def _difference(a: Any, b: Any) -> float:
     if a is None or b is None or a.numel() != b.numel():
         return float("inf")
-    if a.shape != b.shape:
-        # The same values laid out another way: batch and time exchanged, heads apart.
-        a, b = a.flatten().sort().values, b.flatten().sort().values
     scale = max(float(a.abs().max()), 1e-30)
-    return float((a - b).abs().max()) / scale
+    # Batch and time may be exchanged, or the logits of images and texts: any order of axes is the same output.
+    turned = [a.permute(order) for order in permutations(range(a.ndim))] if a.ndim <= MOST_AXES else [a]
+    alike = [one for one in turned if one.shape == b.shape] or [a.reshape(b.shape)]
+    return min(float((one - b).abs().max()) for one in alike) / scale

@@ -1,0 +1,57 @@
+"""A model's parameters as one long vector of elements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy
+    import torch
+
+    from ckptmap.infer.probe_runs import Run, Subject
+
+
+@dataclass
+class Side:
+    """One model's parameters as one long vector."""
+
+    subject: Subject
+    start: dict[str, int] = field(default_factory=dict)
+    size: int = 0
+
+    def __post_init__(self) -> None:
+        import numpy
+
+        for name in self.subject.parameters:
+            self.start[name] = self.size
+            self.size += int(numpy.prod(self.subject.shapes[name], dtype=numpy.int64))
+        self.names = tuple(self.start)
+        self.starts = numpy.array([*self.start.values()], dtype=numpy.int64)
+
+    def part(self, vector: numpy.ndarray, name: str) -> numpy.ndarray:
+        """The tensor's own elements in a vector; a view."""
+        shape = self.subject.shapes[name]
+        start = self.start[name]
+        length = 1
+        for size in shape:
+            length *= size
+        return vector[..., start : start + length].reshape((*vector.shape[:-1], *shape))
+
+    def run(self, vector: numpy.ndarray) -> Run:
+        return self.subject.run({name: self.part(vector, name) for name in self.names})
+
+    def gradients(self, run: Run, functionals: Sequence[torch.Tensor]) -> numpy.ndarray:
+        """Derivatives of the functionals by all elements: functionals × elements."""
+        import numpy
+
+        found = run.gradients(functionals)
+        return numpy.concatenate([found[name].reshape(len(functionals), -1) for name in self.names], axis=1)
+
+    def owners(self, members: numpy.ndarray) -> list[int]:
+        """For each element the number of its tensor in `names`."""
+        import numpy
+
+        found: list[int] = (numpy.searchsorted(self.starts, members, side="right") - 1).tolist()
+        return found

@@ -10,6 +10,7 @@ from ckptmap.errors import ArchitectureError, PlanError
 from ckptmap.infer.compile import compile_rules, elements_of
 from ckptmap.infer.findings import Open, Unmatched
 from ckptmap.infer.operands import Operand, operand
+from ckptmap.infer.unstack import whole_name
 from ckptmap.rules.plan import bind
 from ckptmap.rules.rules import LANGUAGE, Rules
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ckptmap.infer.findings import Elements
     from ckptmap.infer.inputs import Inputs
     from ckptmap.infer.proof import Verification
+    from ckptmap.rules.plan import Plan
     from ckptmap.spec import TensorSpec
 
 Names: TypeAlias = "Checkpoint | Mapping[str, TensorSpec | torch.Tensor]"
@@ -31,7 +33,6 @@ Side: TypeAlias = "Operand | torch.nn.Module | Names | str | os.PathLike[str]"
 
 PROBED = "equal outputs and derivatives when both models are filled alike"
 PINNED = "told by a pin"
-SAME_NAME = "the same name and shape on both sides"
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Remap:
         evidence: For each right tensor that the rules give, why.
         verification: The proof; None when it was not asked for or there was nothing to run.
         unproven: Rules that failed their proof; at least one of them is wrong.
+        draft: The decided rules together with guesses, which are marked so; None if nothing is guessed.
     """
 
     rules: Rules
@@ -55,6 +57,7 @@ class Remap:
     evidence: Mapping[str, str] = field(default_factory=dict)
     verification: Verification | None = None
     unproven: Rules | None = None
+    draft: Rules | None = None
 
 
 def remap(
@@ -64,11 +67,12 @@ def remap(
     hints: Sequence[str] | None = None,
     inputs: tuple[Inputs, Inputs] | None = None,
     verify: bool = True,
+    layers: str | None = None,
 ) -> Remap:
     """Find which tensor of the right is which of the left, as rules that read both ways.
 
-    Two models that can be run are matched by what they compute; for anything else there are names and shapes, and only
-    equal names of equal shape are taken as decided.
+    Two models that can be run are matched by what they compute; for anything else there are names and shapes, and what
+    these cannot see (an order of rows, the transpose of a square matrix) stays a guess.
 
     Args:
         left: A model, `module:callable` that builds one, `org/name#Class`, a checkpoint, or names with their specs.
@@ -77,6 +81,7 @@ def remap(
         inputs: For each model what to run it on: keyword arguments, positional ones, or a callable that takes the
             module; both must mean the same input. Left out, usual inputs are tried.
         verify: Whether to run both models on converted weights.
+        layers: Where one side has more layers, which of them are meant: `first 6`, `last 6`, `0,2,4`.
 
     Raises:
         ArchitectureError: A model cannot be built or run, or the two compute nothing in common.
@@ -85,15 +90,48 @@ def remap(
         CheckpointError: A checkpoint cannot be read.
     """
     sides = operand(left, "left"), operand(right, "right")
-    pinned = _pinned(hints or (), sides)
-    if sides[0].module is not None and sides[1].module is not None:
-        return _by_modules(sides, pinned, inputs, verify)
+    if sides[0].module is not None and sides[1].module is not None and layers is None:
+        return _by_modules(sides, _pinned(hints or (), sides), inputs, verify)
     if inputs is not None:
-        raise ArchitectureError("inputs are given, and one side is not a model that could run on them")
-    same = _same_names(sides)
-    found = {name: array for name, array in same.items() if name not in pinned} | pinned
-    evidence = dict.fromkeys(same, SAME_NAME) | dict.fromkeys(pinned, PINNED)
-    return _answer(sides, found, evidence, None)
+        reason = "layers are chosen" if layers is not None else "one side is not a model that could run on them"
+        raise ArchitectureError(f"inputs are given, and {reason}; leave them out")
+    return _by_names(sides, hints or (), layers)
+
+
+def _by_names(sides: tuple[Operand, Operand], hints: Sequence[str], layers: str | None) -> Remap:
+    from ckptmap.infer.by_names import by_names
+    from ckptmap.infer.compile import compile_written
+    from ckptmap.infer.pins import pinned_equations
+
+    left, right = sides
+    pinned = pinned_equations(_bound(hints, sides), left.shapes, right.shapes) if hints else []
+    taken = frozenset(left.ties), frozenset(right.ties)
+    done = (
+        taken[0] | {name for one in pinned for name in one.left},
+        taken[1] | {name for one in pinned for name in one.right},
+    )
+    seen = by_names(left.shapes, right.shapes, known=done, pinned=pinned, layers=layers)
+    decided = [*pinned, *(one.written for one in seen.named if not one.question)]
+    guesses = [one.written for one in seen.named if one.question]
+    ties = [
+        (side, first, second)
+        for side, one in (("left", left), ("right", right))
+        for second, first in one.ties.items()
+        if any(first in (*said.left, *said.right) for said in decided)
+    ]
+    labels = left.label, right.label
+    rules = compile_written(decided, left.shapes, right.shapes, labels=labels, ties=ties)
+    draft = compile_written(decided, left.shapes, right.shapes, guesses, labels=labels, ties=ties) if guesses else None
+    evidence = {name: PINNED for one in pinned for name in one.right}
+    evidence |= {whole_name(name): one.evidence for one in seen.named if not one.question for name in one.written.right}
+    return Remap(
+        rules,
+        tuple(seen.open),
+        tuple(seen.left),
+        tuple(seen.right),
+        {name: evidence[name] for name in right.shapes if name in evidence},
+        draft=draft,
+    )
 
 
 def _by_modules(
@@ -270,14 +308,18 @@ def _pinned(hints: Sequence[str], sides: tuple[Operand, Operand]) -> Elements:
     """What the hints alone say."""
     if not hints:
         return {}
+    plan = _bound(hints, sides)
+    return elements_of(plan, sides[0].shapes, sides[1].shapes)
+
+
+def _bound(hints: Sequence[str], sides: tuple[Operand, Operand]) -> Plan:
     rules = Rules.parse("".join(f"{hint}\n" for hint in hints), "hints")
     plan = bind(rules, sides[0].shapes, sides[1].shapes, partial=True)
-    found = elements_of(plan, sides[0].shapes, sides[1].shapes)
-    if not found:
+    if not plan.equations:
         raise PlanError(
             (f"no tensor of both sides fits the hint {hints[0]!r}; check the names with `ckptmap inspect`",)
         )
-    return found
+    return plan
 
 
 def _check_pins(pinned: Elements, found: Elements) -> None:
@@ -286,20 +328,3 @@ def _check_pins(pinned: Elements, found: Elements) -> None:
     ]
     if wrong:
         raise PlanError((f"the hint for {wrong[0]} contradicts what running both models shows; correct or drop it",))
-
-
-def _same_names(sides: tuple[Operand, Operand]) -> Elements:
-    """Elements of tensors that have one name and one shape on both sides."""
-    import numpy
-
-    from ckptmap.infer.layouts import Numbering
-
-    left, right = sides
-    numbering = Numbering(left.shapes)
-    # Where one implementation keeps matrices the other way round, a square one of equal name may be turned unseen.
-    turned = any(left.shapes.get(name, shape) == shape[::-1] != shape for name, shape in right.shapes.items())
-    return {
-        name: numbering.first[name] + numpy.arange(_size(shape), dtype=numpy.int64).reshape(shape)
-        for name, shape in right.shapes.items()
-        if left.shapes.get(name) == shape and not (turned and len(shape) == 2 and shape[0] == shape[1])
-    }

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 INDICES = "ijln"
 """Names of indices; none is the name of an axis."""
 
+SECTIONS, FOLDED, LITERAL = LEVELS = ("folded, in sections", "folded", "literal")
+"""Ways to write equations, the shortest first."""
+
 _NUMBER = re.compile(r"(?<![0-9])(?:0|[1-9][0-9]*)(?![0-9])")
 
 
@@ -56,33 +59,93 @@ def compile_rules(
         ties: Side, name and second name of tensors that are one.
     """
     said, unsaid = _equations(elements, left, right)
-    heads = [f"ckptmap {LANGUAGE}"]
-    if labels is not None:
-        heads += [f"left: {labels[0]}", f"right: {labels[1]}"]
-    for level in ("folded, sections", "folded", ""):
-        if not level:
+    for level in LEVELS:
+        if level == LITERAL:
             # Slices of a stack have no names that could stand without an index.
             parts = {whole_name(name) for one in said if _has_slices(one) for name in one.right}
             unsaid = (*unsaid, *(name for name in right if name in parts))
             said = [one for one in said if not _has_slices(one)]
         wanted = {whole_name(name): elements[whole_name(name)] for one in said for name in one.right if name != NOWHERE}
-        try:
-            lines = _folded(said, left, right) if level else [_literal(one, left) for one in said]
-        except ValueError:
-            continue
-        if "sections" in level:
-            lines = kinds_joined(lines, left, right)
-        told = sorted({pair for one in said for pair in one.told})
-        body = list(sections(lines)) if "sections" in level else [str(line) for line in lines]
-        text = [*heads, *(f"size {axis} = {size}" for axis, size in told)]
-        text += [f"tie {side} {name} = {second}" for side, name, second in ties]
-        try:
-            rules = Rules.parse("".join(f"{line}\n" for line in [*text, *body]))
-            if _says(rules, left, right, wanted):
-                return Compiled(Rules.parse(str(rules)), unsaid)
-        except CkptmapError:
-            continue
+        rules = _file(said, left, right, level, _heads(labels), ties)
+        if rules is not None and _says(rules, left, right, wanted):
+            return Compiled(rules, unsaid)
     raise AssertionError("the rules do not say what they were made from; please report this as a bug")
+
+
+def compile_written(
+    said: Sequence[Written],
+    left: Mapping[str, Sizes],
+    right: Mapping[str, Sizes],
+    guesses: Sequence[Written] = (),
+    *,
+    labels: tuple[str, str] | None = None,
+    ties: Iterable[tuple[str, str, str]] = (),
+) -> Rules:
+    """The shortest file that holds just these equations.
+
+    Args:
+        said: Equations between tensors by their full names.
+        left: Shapes of the left tensors.
+        right: Shapes of the right tensors.
+        guesses: Equations that are marked as guesses.
+        labels: What the sides are, for people.
+        ties: Side, name and second name of tensors that are one.
+    """
+    place = {name: number for number, name in enumerate(left)}
+    ordered = sorted(
+        (*said, *(replace(one, guess=True) for one in guesses)),
+        key=lambda one: min(place[whole_name(name)] for name in one.left if name != NOWHERE),
+    )
+    told = list(with_told_names(ordered))
+    wanted = _linked((tuple(map(whole_name, one.left)), tuple(map(whole_name, one.right))) for one in told)
+    for level in LEVELS:
+        rules = _file(told, left, right, level, _heads(labels), ties)
+        if rules is not None and _links(rules, left, right) == wanted:
+            return rules
+    raise AssertionError("the rules do not say what they were made from; please report this as a bug")
+
+
+def _links(rules: Rules, left: Mapping[str, Sizes], right: Mapping[str, Sizes]) -> set[tuple[str, str]]:
+    try:
+        plan = bind(rules, left, right, partial=True)
+    except CkptmapError:
+        return set()
+    return _linked({(one.left, one.right) for one in plan.equations})
+
+
+def _linked(equations: Iterable[tuple[tuple[str, ...], tuple[str, ...]]]) -> set[tuple[str, str]]:
+    """Which names stand in one equation; slices of a stack and the stack itself come to the same."""
+    return {(one, other) for ours, theirs in equations for one in ours for other in theirs}
+
+
+def _heads(labels: tuple[str, str] | None) -> list[str]:
+    sides = zip(("left", "right"), labels or ("", ""), strict=True)
+    return [f"ckptmap {LANGUAGE}", *(f"{side}: {label}" for side, label in sides if label not in ("", side))]
+
+
+def _file(
+    said: Sequence[Written],
+    left: Mapping[str, Sizes],
+    right: Mapping[str, Sizes],
+    level: str,
+    heads: Sequence[str],
+    ties: Iterable[tuple[str, str, str]],
+) -> Rules | None:
+    """The file at this level of brevity; None if it cannot be said so."""
+    try:
+        lines = [_literal(one, left) for one in said] if level == LITERAL else _folded(said, left, right)
+    except ValueError:
+        return None
+    if level == SECTIONS:
+        lines = kinds_joined(lines, left, right)
+    told = sorted({pair for one in said for pair in one.told})
+    body = list(sections(lines)) if level == SECTIONS else [str(line) for line in lines]
+    text = [*heads, *(f"size {axis} = {size}" for axis, size in told)]
+    text += [f"tie {side} {name} = {second}" for side, name, second in ties]
+    try:
+        return Rules.parse(str(Rules.parse("".join(f"{line}\n" for line in [*text, *body]))))
+    except CkptmapError:
+        return None
 
 
 def _equations(
@@ -157,7 +220,10 @@ def _groups(elements: Elements, left: Mapping[str, Sizes]) -> list[list[str]]:
 
 def _says(rules: Rules, left: Mapping[str, Sizes], right: Mapping[str, Sizes], wanted: Elements) -> bool:
     """Whether the rules, bound again, put the very same elements into the very same places, from either side alone."""
-    plan = bind(rules, left, right, partial=True)
+    try:
+        plan = bind(rules, left, right, partial=True)
+    except CkptmapError:
+        return False
     made = elements_of(plan, left, right)
     if set(made) != set(wanted):
         return False
@@ -202,7 +268,7 @@ def _has_slices(one: Written) -> bool:
 
 def _literal(one: Written, left: Mapping[str, Sizes]) -> Line:
     place = min(list(left).index(whole_name(name)) for name in one.left if name != NOWHERE)
-    return Line(one.left, one.right, one.left_shapes, one.right_shapes, place)
+    return Line(one.left, one.right, one.left_shapes, one.right_shapes, place, one.guess)
 
 
 def _folded(said: Sequence[Written], left: Mapping[str, Sizes], right: Mapping[str, Sizes]) -> list[Line]:
@@ -212,7 +278,7 @@ def _folded(said: Sequence[Written], left: Mapping[str, Sizes], right: Mapping[s
     groups: dict[Any, list[Written]] = {}
     for one in said:
         key = (tuple(map(_template, one.left)), tuple(map(_template, one.right)), one.left_shapes, one.right_shapes)
-        groups.setdefault((key, one.told), []).append(one)
+        groups.setdefault((key, one.told, one.guess), []).append(one)
     lines: list[Line] = []
     for group in groups.values():
         for part, patterns in _fold(group, known):
@@ -221,7 +287,7 @@ def _folded(said: Sequence[Written], left: Mapping[str, Sizes], right: Mapping[s
             split = len(one.left)
             sides = ((patterns[:split], one.left_shapes), (patterns[split:], one.right_shapes))
             (ours, our_shapes), (theirs, their_shapes) = (stacked(*side) if one.left_shapes else side for side in sides)
-            lines.append(Line(ours, theirs, our_shapes, their_shapes, at))
+            lines.append(Line(ours, theirs, our_shapes, their_shapes, at, one.guess))
     return sorted(lines, key=lambda line: line.place)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from math import prod
 from typing import TYPE_CHECKING, TypeAlias
@@ -37,6 +37,7 @@ class Written:
         left_shapes: A shape for each, in our notation; empty if tensors are alike as they are.
         right_shapes: The same for the right.
         told: Sizes that neither side's shapes tell.
+        guess: Whether a person has to confirm it.
     """
 
     left: tuple[str, ...]
@@ -44,6 +45,7 @@ class Written:
     left_shapes: tuple[str, ...] = ()
     right_shapes: tuple[str, ...] = ()
     told: tuple[tuple[str, int], ...] = ()
+    guess: bool = False
 
 
 class _Placed:
@@ -362,10 +364,9 @@ def _renamed(one: Written, renamed: Mapping[str, str]) -> Written:
         return "scalar" if shape == "scalar" else "".join(renamed.get(letter, letter) for letter in shape)
 
     told = dict(one.told)
-    return Written(
-        one.left,
-        one.right,
-        tuple(map(text, one.left_shapes)),
-        tuple(map(text, one.right_shapes)),
-        tuple(sorted((renamed[axis], told[axis]) for axis in renamed)),
+    return replace(
+        one,
+        left_shapes=tuple(map(text, one.left_shapes)),
+        right_shapes=tuple(map(text, one.right_shapes)),
+        told=tuple(sorted((renamed[axis], told[axis]) for axis in renamed)),
     )

@@ -24,9 +24,10 @@ class Line:
     left_shapes: tuple[str, ...]
     right_shapes: tuple[str, ...]
     place: int
+    guess: bool = False
 
     def __str__(self) -> str:
-        text = f"{_terms(self.left)} <-> {_terms(self.right)}"
+        text = f"{'guess ' if self.guess else ''}{_terms(self.left)} <-> {_terms(self.right)}"
         if not self.left_shapes:
             return text
         return f"{text} : {_shapes(self.left_shapes)} <-> {_shapes(self.right_shapes)}"
@@ -35,11 +36,11 @@ class Line:
 def kinds_joined(lines: list[Line], left: Mapping[str, Sizes], right: Mapping[str, Sizes]) -> list[Line]:
     """Weight and bias that go the same way share a line."""
     found: list[Line] = []
-    by_stem = {(_stems(line.left, "bias"), _stems(line.right, "bias")): line for line in lines}
+    by_stem = {(_stems(line.left, "bias"), _stems(line.right, "bias"), line.guess): line for line in lines}
     joined: set[int] = set()
     for line in lines:
         stems = (_stems(line.left, "weight"), _stems(line.right, "weight"))
-        bias = by_stem.get(stems) if stems[0] and stems[1] else None
+        bias = by_stem.get((*stems, line.guess)) if stems[0] and stems[1] else None
         shapes = _common_shapes(line, bias) if bias is not None else None
         if bias is None or shapes is None:
             found.append(line)
@@ -54,6 +55,7 @@ def kinds_joined(lines: list[Line], left: Mapping[str, Sizes], right: Mapping[st
                 tuple(f"{stem}{again}" for stem in stems[1]),
                 *shapes,
                 min(line.place, bias.place),
+                line.guess,
             )
         )
     return [line for line in found if id(line) not in joined]

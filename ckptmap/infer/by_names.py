@@ -1,0 +1,479 @@
+"""Which tensor is which, as far as names and shapes tell: templates, stacks, roles, and what is left over.
+
+Names and shapes cannot see an order of rows (rotary embeddings, heads of a packed projection) or the transpose of a
+square matrix; where the two sides make one possible, what is found is a guess with its question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING
+
+from ckptmap.infer.findings import Open, Unmatched
+from ckptmap.infer.named_modules import Module, gathered
+from ckptmap.infer.packed import WHICH, joined, packed_equations
+from ckptmap.infer.pins import is_turned, says_rows_stay
+from ckptmap.infer.roles import block_roles, outer_roles
+from ckptmap.infer.shapes_related import TURNED, Named, related, written
+from ckptmap.infer.stacked_layers import Layers, Stack, apart, component, paired_stacks, stacks_of, units
+from ckptmap.infer.templates import Path, Template, templates
+from ckptmap.infer.unstack import MARK
+from ckptmap.infer.words import ROTARY, all_words, words
+
+if TYPE_CHECKING:
+    from ckptmap.infer.equations import Written
+    from ckptmap.infer.findings import Sizes
+    from ckptmap.infer.stacked_layers import Units
+
+SAME_CODE = 0.8
+"""Sides that share at least this part of their inner names are taken for one implementation."""
+
+BUFFERS = frozenset({"inv", "freq", "freqs", "mask", "ids", "masked", "index", "tracked", "cos", "sin"})
+"""Words of tensors that are computed, not learnt."""
+
+ROTATED = ("attention query", "attention key", "attention packed")
+
+
+@dataclass
+class ByNames:
+    """All that names and shapes give."""
+
+    named: list[Named] = field(default_factory=list)
+    open: list[Open] = field(default_factory=list)
+    left: list[Unmatched] = field(default_factory=list)
+    right: list[Unmatched] = field(default_factory=list)
+
+
+@dataclass
+class _Place:
+    """A pair of stacks, or what stands beside them: modules of both sides that can only be each other's."""
+
+    left: list[Module]
+    right: list[Module]
+    units: tuple[Callable[[Template], Units], Callable[[Template], Units]]
+    starts: tuple[int, int]
+    layered: bool
+    same_code: bool = False
+    roles: tuple[dict[Module, str], dict[Module, str]] = field(default_factory=lambda: ({}, {}))
+
+
+@dataclass
+class _Pair:
+    """Modules that are one, or parts of one."""
+
+    left: tuple[Module, ...]
+    right: tuple[Module, ...]
+    evidence: str
+    role: str = ""
+    question: str = ""
+
+
+def by_names(
+    left: Mapping[str, Sizes],
+    right: Mapping[str, Sizes],
+    *,
+    known: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset()),
+    pinned: Sequence[Written] = (),
+    layers: str | None = None,
+) -> ByNames:
+    """Match two inventories by names and shapes.
+
+    Args:
+        left: Shapes of the left tensors by name.
+        right: Shapes of the right tensors.
+        known: Names on either side that need no answer: told by hints, or second names.
+        pinned: Equations that hints gave; what they say of square matrices holds for the others, too.
+        layers: Which layers of the longer stack are those of the shorter: `first 6`, `last 6`, `0,2,4`.
+
+    Raises:
+        PlanError: The choice of layers does not fit.
+    """
+    both = [templates(shapes) for shapes in (left, right)]
+    rotary = _may_rotate(both) and not says_rows_stay(pinned)
+    turned = is_turned(pinned, left)
+    free = [_without(listed, done) for listed, done in zip(both, known, strict=True)]
+    (our_stacks, our_rest), (their_stacks, their_rest) = (stacks_of(listed) for listed in free)
+    stacks = paired_stacks(our_stacks, their_stacks, layers)
+    found = ByNames()
+    places = [_stack_place(one) for one in stacks.layers]
+    places += _outer_places(our_rest, their_rest, stacks.layers)
+    if stacks.uneven is not None:
+        found.open.append(_layers_question(*stacks.uneven))
+    elif stacks.left and stacks.right:
+        found.open.append(_stacks_question(stacks.left, stacks.right))
+    pairs = [(place, pair) for place in places for pair in _matched(place)]
+    turns = {relation for place, pair in pairs for relation in _relations(place, pair)}
+    for place, pair in pairs:
+        question = pair.question or _doubt(place, pair, rotary=rotary, turns=turns, turned=turned)
+        found.named += _equations(place, pair, question, turned=turned, turns=turns)
+    _leave(found, places, stacks.left, stacks.right)
+    return found
+
+
+def _without(listed: list[Template], known: Iterable[str]) -> list[Template]:
+    done = set(known)
+    kept = []
+    for one in listed:
+        names = {ranks: name for ranks, name in one.names.items() if name not in done}
+        if names:
+            kept.append(Template(one.path, names, {ranks: one.shapes[ranks] for ranks in names}))
+    return kept
+
+
+def _may_rotate(both: Sequence[Sequence[Template]]) -> bool:
+    """Whether positions may be told by turning queries and keys: nothing else tells them, or a name says so."""
+    told = []
+    for listed in both:
+        said = {word for one in listed for word in all_words(one.path)}
+        if said & ROTARY:
+            return True
+        told.append(bool({"wpe", "rel", "relative"} & said or {"position", "positional", "positions", "pos"} & said))
+    return not all(told)
+
+
+# ------------------------------------------------------------------ places
+
+
+def _stack_place(one: Layers) -> _Place:
+    starts = len(one.left.prefix), len(one.right.prefix)
+    place = _Place(
+        gathered(one.left.templates, starts[0]),
+        gathered(one.right.templates, starts[1]),
+        (
+            lambda template: units(template, one.left.depth, one.numbers[0]),
+            lambda template: units(template, one.right.depth, one.numbers[1]),
+        ),
+        starts,
+        layered=True,
+    )
+    place.roles = block_roles(place.left), block_roles(place.right)
+    place.same_code = _is_same_code(place)
+    return place
+
+
+def _outer_places(left: list[Template], right: list[Template], layers: list[Layers]) -> list[_Place]:
+    """What stands beside the stacks; with several stacks, what belongs to each of them."""
+    homes = [_homes(left, [one.left.prefix for one in layers]), _homes(right, [one.right.prefix for one in layers])]
+    places = []
+    for number in range(-1, len(layers)):
+        ours, theirs = ([t for t, home in side if home == number] for side in homes)
+        if ours or theirs:
+            place = _Place(gathered(ours, 0), gathered(theirs, 0), (_plain_units, _plain_units), (0, 0), layered=False)
+            place.roles = outer_roles(place.left), outer_roles(place.right)
+            place.same_code = _is_same_code(place)
+            places.append(place)
+    return places
+
+
+def _homes(listed: list[Template], prefixes: list[Path]) -> list[tuple[Template, int]]:
+    """The stack that each template stands beside; -1 if it is nobody's."""
+    if len(prefixes) < 2:
+        return [(one, -1) for one in listed]
+    found = []
+    for one in listed:
+        shared = [_shared(one.path, prefix) for prefix in prefixes]
+        part = component(one.path)
+        same = [at for at, prefix in enumerate(prefixes) if part and component(prefix) == part]
+        if len(same) == 1:
+            found.append((one, same[0]))
+        elif shared.count(max(shared)) == 1 and max(shared):
+            found.append((one, shared.index(max(shared))))
+        else:
+            found.append((one, -1))
+    return found
+
+
+def _shared(path: Path, prefix: Path) -> int:
+    count = 0
+    for one, other in zip(path, prefix, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
+
+
+def _plain_units(template: Template) -> Units:
+    return {ranks: (name, template.shapes[ranks]) for ranks, name in template.names.items()}
+
+
+def _is_same_code(place: _Place) -> bool:
+    """Whether most inner names are the same on both sides, with the same shapes."""
+    sides = []
+    for modules, start in zip((place.left, place.right), place.starts, strict=True):
+        listed = {t.path[start:]: t for one in modules for t in one.tensors.values()}
+        # Outside of layers a wrapper's name may stand in front on one side: `bert.`, `model.`.
+        sides.append(listed if place.layered else {path[-2:]: one for path, one in listed.items()})
+    common = [path for path in sides[0] if path in sides[1] and sides[0][path].shape == sides[1][path].shape]
+    return bool(common) and len(common) >= SAME_CODE * max(map(len, sides))
+
+
+# ------------------------------------------------------------------ modules
+
+
+def _matched(place: _Place) -> list[_Pair]:
+    """Modules put together, surest evidence first."""
+    found: list[_Pair] = []
+    waiting = {0: list(place.left), 1: list(place.right)}
+
+    def take(
+        left: Sequence[Module], right: Sequence[Module], evidence: str, role: str = "", question: str = ""
+    ) -> None:
+        for side, modules in enumerate((left, right)):
+            waiting[side] = [one for one in waiting[side] if one not in modules]
+        found.append(_Pair(tuple(left), tuple(right), evidence, role, question))
+
+    ours, theirs = place.roles
+    if place.same_code:
+        for one, other in _unique_likes(waiting, lambda module: _inner(module, layered=place.layered)):
+            if _fits(place, one, other):
+                take([one], [other], "the same name in the same place", ours.get(one, ""))
+    by_role = {role.rstrip("?"): one for one, role in theirs.items() if one in waiting[1]}
+    for one, said in ours.items():
+        role = said.rstrip("?")
+        like = by_role.get(role)
+        if one in waiting[0] and like is not None and _fits(place, one, like):
+            packed = role.endswith("packed") and one.own != like.own
+            unsure = "?" in said + theirs[like]
+            question = _PACKED_QUESTION if packed else WHICH if unsure else ""
+            take([one], [like], f"both are the {role} by name", role, question)
+    for lefts, rights, role, question in joined(place.roles, (waiting[0], waiting[1])):
+        take(lefts, rights, f"parts of the {role}", role, question)
+    for one, other in _unique_likes(waiting, _spoken):
+        if _fits(place, one, other) and not _differ(place, one, other):
+            take([one], [other], "the same words in the same place", ours.get(one, ""))
+    while True:
+        rest = _last_ones(place, waiting)
+        if rest is None:
+            return found
+        take([rest[0]], [rest[1]], "only ones of these shapes left over here")
+
+
+_PACKED_QUESTION = "do both sides hold query, key and value in the same order, end to end or head by head?"
+
+
+def _inner(module: Module, *, layered: bool) -> tuple[str, ...]:
+    return module.path if layered else module.path[-2:]
+
+
+def _spoken(module: Module) -> tuple[str, ...]:
+    return module.own
+
+
+def _unique_likes(
+    waiting: Mapping[int, list[Module]], key: Callable[[Module], tuple[str, ...]]
+) -> list[tuple[Module, Module]]:
+    """Modules with a key that no other module of either side has."""
+    sides: list[dict[tuple[str, ...], list[Module]]] = [{}, {}]
+    for side, modules in waiting.items():
+        for one in modules:
+            sides[side].setdefault(key(one), []).append(one)
+    return [
+        (ours[0], sides[1][said][0])
+        for said, ours in sides[0].items()
+        if said and len(ours) == 1 and len(sides[1].get(said, ())) == 1
+    ]
+
+
+def _differ(place: _Place, one: Module, other: Module) -> bool:
+    """Whether their roles speak against each other."""
+    ours, theirs = place.roles[0].get(one), place.roles[1].get(other)
+    return (ours is not None and theirs is not None and ours != theirs) or one.is_norm != other.is_norm
+
+
+def _fits(place: _Place, one: Module, other: Module) -> bool:
+    """Whether all that both have is there for the same layers, in shapes that go together."""
+    kinds = _common_kinds(one, other)
+    return bool(kinds) and all(_members(place, one.tensors[a], other.tensors[b]) is not None for a, b in kinds)
+
+
+def _common_kinds(one: Module, other: Module) -> list[tuple[str, str]]:
+    if len(one.tensors) == len(other.tensors) == 1 and "" in (*one.tensors, *other.tensors):
+        ours, theirs = next(iter(one.tensors)), next(iter(other.tensors))
+        return [(ours, theirs)] if {ours, theirs} <= {"", "weight"} else []
+    return [(kind, kind) for kind in one.tensors if kind in other.tensors]
+
+
+def _members(place: _Place, one: Template, other: Template) -> list[tuple[str, str, Sizes, Sizes]] | None:
+    """Tensors of two templates that are each other's; None if there is one without the other, or shapes disagree."""
+    ours, theirs = _levelled(place.units[0](one), place.units[1](other))
+    if not ours or ours.keys() != theirs.keys():
+        return None
+    found = [(ours[key][0], theirs[key][0], ours[key][1], theirs[key][1]) for key in ours]
+    relations = {related(a, b) for _, _, a, b in found}
+    return found if len(relations) == 1 and None not in relations else None
+
+
+def _levelled(ours: Units, theirs: Units) -> tuple[Units, Units]:
+    """Tensors of both sides by the same keys: a stack of experts is taken apart if the other side has it in pieces."""
+    depths = [len(next(iter(side))) if side else 0 for side in (ours, theirs)]
+    if depths[1] == depths[0] + 1:
+        return apart(ours), theirs
+    if depths[0] == depths[1] + 1:
+        return ours, apart(theirs)
+    return ours, theirs
+
+
+def _last_ones(place: _Place, waiting: Mapping[int, list[Module]]) -> tuple[Module, Module] | None:
+    """A pair that fits nothing else, in a place where both sides hold as much."""
+    volumes = [sum(_volume(place.units[side], one) for one in waiting[side]) for side in (0, 1)]
+    complete = volumes[0] == volumes[1]
+    fits = {(one, other): _fits_alone(place, one, other) for one in waiting[0] for other in waiting[1]}
+    for (one, other), fit in fits.items():
+        alone = sum(fits[one, b] for b in waiting[1]) == 1 and sum(fits[a, other] for a in waiting[0]) == 1
+        if not fit or not alone or _differ(place, one, other):
+            continue
+        if complete or (not place.layered and _is_telling(one)):
+            return one, other
+    return None
+
+
+def _fits_alone(place: _Place, one: Module, other: Module) -> bool:
+    return set(one.tensors) == set(other.tensors) and _fits(place, one, other)
+
+
+def _is_telling(one: Module) -> bool:
+    """Whether a shape says much by itself: a matrix that is not square."""
+    shape = one.matrix()
+    return len(shape) >= 2 and len({*shape}) > 1
+
+
+def _volume(units_of: Callable[[Template], Units], one: Module) -> int:
+    return sum(prod(shape) for template in one.tensors.values() for _, shape in units_of(template).values())
+
+
+# ------------------------------------------------------------------ doubts
+
+
+def _relations(place: _Place, pair: _Pair) -> Iterable[str]:
+    """How the matrices of a pair lie to each other, where their shapes show it."""
+    if len(pair.left) != 1 or len(pair.right) != 1:
+        return
+    for a, b in _common_kinds(pair.left[0], pair.right[0]):
+        for _, _, ours, theirs in (_members(place, pair.left[0].tensors[a], pair.right[0].tensors[b]) or ())[:1]:
+            relation = related(ours, theirs)
+            if relation is not None and len(ours) == 2 and ours[0] != ours[1]:
+                yield relation
+
+
+def _doubt(place: _Place, pair: _Pair, *, rotary: bool, turns: set[str], turned: bool | None) -> str:
+    """What names and shapes cannot see of this pair; empty if nothing."""
+    if place.same_code and TURNED not in turns:
+        return ""
+    role = pair.role.removeprefix("norm of the ")
+    if rotary and role in ROTATED:
+        return "are rows in the same rotary order (halves or pairs) on both sides?"
+    if turned is None and any(_is_square(one) for one in (*pair.left, *pair.right)):
+        raw = {one.raw for one in (*pair.left, *pair.right)}
+        if TURNED in turns:
+            return "is this square matrix turned like the others, or the same way round?"
+        if len(raw) > 1 or (True in raw and not place.same_code):
+            return "is this square matrix the same way round on both sides?"
+    return ""
+
+
+def _is_square(one: Module) -> bool:
+    shape = one.matrix()
+    return len(shape) == 2 and shape[0] == shape[1]
+
+
+# ------------------------------------------------------------------ equations
+
+
+def _equations(place: _Place, pair: _Pair, question: str, *, turned: bool | None, turns: set[str]) -> Iterable[Named]:
+    """Equations of a pair, tensor by tensor."""
+    if len(pair.left) > 1 or len(pair.right) > 1:
+        yield from packed_equations(place.units, pair.left, pair.right, pair.evidence, question)
+        return
+    one, other = pair.left[0], pair.right[0]
+    for a, b in _common_kinds(one, other):
+        for ours, theirs, shape, their_shape in _members(place, one.tensors[a], other.tensors[b]) or ():
+            square = len(shape) == 2 and shape == their_shape and shape[0] == shape[1] > 1
+            turn = square and (turned if turned is not None else bool(question) and TURNED in turns)
+            doubted = question if len(shape) >= 2 or pair.role.removeprefix("norm of the ") in ROTATED else ""
+            yield Named(written(ours, theirs, shape, their_shape, turned=bool(turn)), pair.evidence, doubted)
+
+
+# ------------------------------------------------------------------ the rest
+
+
+def _layers_question(one: Stack, other: Stack) -> Open:
+    counts = len(one.places), len(other.places)
+    few = min(counts)
+    question = (
+        f"the left has {counts[0]} layers and the right {counts[1]}: which are meant? "
+        f"--layers 'first {few}', 'last {few}', or numbers: '0,2,4'"
+    )
+    return Open(_names_of([one]), _names_of([other]), question)
+
+
+def _stacks_question(left: Sequence[Stack], right: Sequence[Stack]) -> Open:
+    ours, theirs = (".".join(side[0].prefix[:-1]) for side in (left, right))
+    question = f"which stacks of layers are each other's? --pin '{ours}.** <-> {theirs}.**' or the rules of one layer"
+    return Open(_names_of(left), _names_of(right), question)
+
+
+def _names_of(stacks: Sequence[Stack]) -> tuple[str, ...]:
+    return tuple(name for stack in stacks for one in stack.templates for name in one.names.values())
+
+
+def _leave(
+    found: ByNames,
+    places: list[_Place],
+    left: Sequence[Stack],
+    right: Sequence[Stack],
+) -> None:
+    """What stays open, and what has no counterpart whatever the answer."""
+    done = [
+        {name.partition(MARK)[0] for one in found.named for name in getattr(one.written, side)}
+        for side in ("left", "right")
+    ]
+    questions: dict[str, list[Named]] = {}
+    for one in found.named:
+        if one.question:
+            questions.setdefault(one.question, []).append(one)
+    for question, guesses in questions.items():
+        ours = tuple(dict.fromkeys(name.partition(MARK)[0] for one in guesses for name in one.written.left))
+        theirs = tuple(dict.fromkeys(name.partition(MARK)[0] for one in guesses for name in one.written.right))
+        text = f"{theirs[0]} and {len(theirs) - 1} more: {question}" if len(theirs) > 1 else f"{theirs[0]}: {question}"
+        found.open.append(Open(ours, theirs, f"{text} Confirm with --pin, or give models that can be run"))
+    for place in places:
+        rest = [_open_templates(place, side, done[side]) for side in (0, 1)]
+        _ask(found, place, rest[0], rest[1])
+    for alone, there, unmatched in ((left, right, found.left), (right, left, found.right)):
+        if not there:
+            names = [name for stack in alone for one in stack.templates for name in one.names.values()]
+            unmatched += [Unmatched(name, "there is no stack of layers like this on the other side") for name in names]
+
+
+def _open_templates(place: _Place, side: int, done: set[str]) -> list[Template]:
+    modules = place.left if side == 0 else place.right
+    return [
+        template
+        for one in modules
+        for template in one.tensors.values()
+        if any(name not in done for name, _ in place.units[side](template).values())
+    ]
+
+
+def _ask(found: ByNames, place: _Place, ours: list[Template], theirs: list[Template]) -> None:
+    asked: set[int] = set()
+    for other in theirs:
+        names = tuple(other.names.values())
+        if BUFFERS & {*words(other.path[-1])}:
+            found.right += [Unmatched(name, "buffer, by its name") for name in names]
+            continue
+        likes = [one for one in ours if _members(place, one, other) is not None]
+        if not likes:
+            found.right += [Unmatched(name, "nothing of that shape is left over on the left") for name in names]
+            continue
+        asked |= {id(one) for one in likes}
+        question = f"which is {other}? --pin '{likes[0]} <-> {other}'"
+        if len(likes) > 1:
+            question += f", or one of {', '.join(map(str, likes[1:4]))}" + (", …" if len(likes) > 4 else "")
+        found.open.append(Open(tuple(n for one in likes for n in one.names.values()), names, question))
+    for one in ours:
+        if id(one) not in asked:
+            reason = "buffer, by its name" if BUFFERS & {*words(one.path[-1])} else "nothing of that shape on the right"
+            found.left += [Unmatched(name, reason) for name in one.names.values()]

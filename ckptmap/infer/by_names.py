@@ -33,7 +33,12 @@ SAME_CODE = 0.8
 BUFFERS = frozenset({"inv", "freq", "freqs", "mask", "ids", "masked", "index", "tracked", "cos", "sin"})
 """Words of tensors that are computed, not learnt."""
 
-ROTATED = ("attention query", "attention key", "attention packed")
+UNKNOWN = "unknown"
+"""The role of modules in a layer that no word describes; they may be queries."""
+
+SAME_PACKING = "do both sides hold its parts in the same order, end to end or head by head?"
+
+ROTATED = (UNKNOWN, "attention query", "attention key", "attention packed")
 
 
 @dataclass
@@ -104,6 +109,9 @@ def by_names(
     elif stacks.left and stacks.right:
         found.open.append(_stacks_question(stacks.left, stacks.right))
     pairs = [(place, pair) for place in places for pair in _matched(place)]
+    lost = _lost_place(places, pairs)
+    if lost is not None:
+        pairs += [(lost, pair) for pair in _matched(lost)]
     turns = {relation for place, pair in pairs for relation in _relations(place, pair)}
     for place, pair in pairs:
         question = pair.question or _doubt(place, pair, rotary=rotary, turns=turns, turned=turned)
@@ -165,6 +173,20 @@ def _outer_places(left: list[Template], right: list[Template], layers: list[Laye
             place.same_code = _is_same_code(place)
             places.append(place)
     return places
+
+
+def _lost_place(places: Sequence[_Place], pairs: Sequence[tuple[_Place, _Pair]]) -> _Place | None:
+    """What one side puts beside a stack and the other beside none; nothing if it could be beside several."""
+    done = {one for _, pair in pairs for one in (*pair.left, *pair.right)}
+    outer = [place for place in places if not place.layered]
+    rests = [[[one for one in side if one not in done] for side in (place.left, place.right)] for place in outer]
+    ours = [at for at, rest in enumerate(rests) if rest[0] and not rest[1]]
+    theirs = [at for at, rest in enumerate(rests) if rest[1] and not rest[0]]
+    if len(ours) != 1 or len(theirs) != 1:
+        return None
+    place = _Place(rests[ours[0]][0], rests[theirs[0]][1], (_plain_units, _plain_units), (0, 0), layered=False)
+    place.roles = outer_roles(place.left), outer_roles(place.right)
+    return place
 
 
 def _homes(listed: list[Template], prefixes: list[Path]) -> list[tuple[Template, int]]:
@@ -234,23 +256,25 @@ def _matched(place: _Place) -> list[_Pair]:
         role = said.rstrip("?")
         like = by_role.get(role)
         if one in waiting[0] and like is not None and _fits(place, one, like):
-            packed = role.endswith("packed") and one.own != like.own
-            unsure = "?" in said + theirs[like]
-            question = _PACKED_QUESTION if packed else WHICH if unsure else ""
+            question = WHICH if "?" in said + theirs[like] else _packed_doubt(role, one, like)
             take([one], [like], f"both are the {role} by name", role, question)
     for lefts, rights, role, question in joined(place.roles, (waiting[0], waiting[1])):
         take(lefts, rights, f"parts of the {role}", role, question)
     for one, other in _unique_likes(waiting, _spoken):
         if _fits(place, one, other) and not _differ(place, one, other):
-            take([one], [other], "the same words in the same place", ours.get(one, ""))
+            role = ours.get(one) or theirs.get(other) or ""
+            take([one], [other], "the same words in the same place", role, _packed_doubt(role, one, other))
     while True:
         rest = _last_ones(place, waiting)
         if rest is None:
             return found
-        take([rest[0]], [rest[1]], "only ones of these shapes left over here")
+        role = ours.get(rest[0]) or theirs.get(rest[1]) or (UNKNOWN if place.layered else "")
+        take([rest[0]], [rest[1]], "only ones of these shapes left over here", role, _packed_doubt(role, *rest))
 
 
-_PACKED_QUESTION = "do both sides hold query, key and value in the same order, end to end or head by head?"
+def _packed_doubt(role: str, one: Module, other: Module) -> str:
+    """What is unknown of two packed tensors of different names."""
+    return SAME_PACKING if role.endswith("packed") and one.own != other.own else ""
 
 
 def _inner(module: Module, *, layered: bool) -> tuple[str, ...]:
@@ -347,8 +371,8 @@ def _volume(units_of: Callable[[Template], Units], one: Module) -> int:
 
 
 def _relations(place: _Place, pair: _Pair) -> Iterable[str]:
-    """How the matrices of a pair lie to each other, where their shapes show it."""
-    if len(pair.left) != 1 or len(pair.right) != 1:
+    """How the matrices of a pair lie to each other, where their shapes show it; a bare parameter lies as it likes."""
+    if len(pair.left) != 1 or len(pair.right) != 1 or pair.left[0].raw or pair.right[0].raw:
         return
     for a, b in _common_kinds(pair.left[0], pair.right[0]):
         for _, _, ours, theirs in (_members(place, pair.left[0].tensors[a], pair.right[0].tensors[b]) or ())[:1]:
@@ -368,7 +392,7 @@ def _doubt(place: _Place, pair: _Pair, *, rotary: bool, turns: set[str], turned:
         raw = {one.raw for one in (*pair.left, *pair.right)}
         if TURNED in turns:
             return "is this square matrix turned like the others, or the same way round?"
-        if len(raw) > 1 or (True in raw and not place.same_code):
+        if len(pair.left) == len(pair.right) == 1 and (len(raw) > 1 or (True in raw and not place.same_code)):
             return "is this square matrix the same way round on both sides?"
     return ""
 

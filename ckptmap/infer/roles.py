@@ -102,7 +102,7 @@ def _is_cross(one: Module, modules: Sequence[Module]) -> bool:
 
 
 def _bare_attention(modules: Sequence[Module]) -> list[Module]:
-    """`in_proj` and `out_proj` side by side, the first three times as high as it is wide, without a word of attention."""
+    """`in_proj` and `out_proj` side by side, the first thrice as high as wide, without a word of attention."""
     for one in modules:
         shape = one.matrix()
         if one.own == ("in", "proj") and len(shape) == 2 and shape[0] == 3 * shape[1]:
@@ -355,7 +355,7 @@ def _is_table(one: Module) -> bool:
     around = {*one.around}
     if one.is_norm or NORM & {*one.own} or "bias" in one.tensors:
         return False
-    return (bool(EMBEDDING & around) and len(one.matrix()) == 2) or (one.raw and bool(POSITION & {*one.own}))
+    return (bool(EMBEDDING & around) and len(one.shape) == 2) or (one.raw and bool(POSITION & {*one.own}))
 
 
 def _table_role(one: Module) -> str | None:

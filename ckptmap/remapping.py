@@ -11,7 +11,7 @@ from ckptmap.infer.compile import compile_rules, elements_of
 from ckptmap.infer.findings import Open, Unmatched
 from ckptmap.infer.operands import Operand, operand
 from ckptmap.infer.unstack import whole_name
-from ckptmap.rules.plan import bind
+from ckptmap.rules.plan import bind, collector_paused
 from ckptmap.rules.rules import LANGUAGE, Rules
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ckptmap.infer.findings import Elements
     from ckptmap.infer.inputs import Inputs
     from ckptmap.infer.proof import Verification
-    from ckptmap.rules.plan import Plan
     from ckptmap.spec import TensorSpec
 
 Names: TypeAlias = "Checkpoint | Mapping[str, TensorSpec | torch.Tensor]"
@@ -95,16 +94,18 @@ def remap(
     if inputs is not None:
         reason = "layers are chosen" if layers is not None else "one side is not a model that could run on them"
         raise ArchitectureError(f"inputs are given, and {reason}; leave them out")
-    return _by_names(sides, hints or (), layers)
+    with collector_paused():
+        return _by_names(sides, hints or (), layers)
 
 
 def _by_names(sides: tuple[Operand, Operand], hints: Sequence[str], layers: str | None) -> Remap:
     from ckptmap.infer.by_names import by_names
-    from ckptmap.infer.compile import compile_written
-    from ckptmap.infer.pins import pinned_equations
+    from ckptmap.infer.compile import compile_written, without_guesses
+    from ckptmap.infer.pins import bound_hints
 
     left, right = sides
-    pinned = pinned_equations(_bound(hints, sides), left.shapes, right.shapes) if hints else []
+    told = bound_hints(hints, left.shapes, right.shapes)
+    pinned = list(dict.fromkeys(written for hint in told for written in hint.equations))
     taken = frozenset(left.ties), frozenset(right.ties)
     done = (
         taken[0] | {name for one in pinned for name in one.left},
@@ -117,20 +118,19 @@ def _by_names(sides: tuple[Operand, Operand], hints: Sequence[str], layers: str 
         (side, first, second)
         for side, one in (("left", left), ("right", right))
         for second, first in one.ties.items()
-        if any(first in (*said.left, *said.right) for said in decided)
+        if any(first in (*said.left, *said.right) for said in (*decided, *guesses))
     ]
     labels = left.label, right.label
-    rules = compile_written(decided, left.shapes, right.shapes, labels=labels, ties=ties)
-    draft = compile_written(decided, left.shapes, right.shapes, guesses, labels=labels, ties=ties) if guesses else None
+    draft = compile_written(decided, left.shapes, right.shapes, guesses, labels=labels, ties=ties)
     evidence = {name: PINNED for one in pinned for name in one.right}
     evidence |= {whole_name(name): one.evidence for one in seen.named if not one.question for name in one.written.right}
     return Remap(
-        rules,
+        without_guesses(draft) if guesses else draft,
         tuple(seen.open),
         tuple(seen.left),
         tuple(seen.right),
         {name: evidence[name] for name in right.shapes if name in evidence},
-        draft=draft,
+        draft=draft if guesses else None,
     )
 
 
@@ -306,20 +306,13 @@ def _size(shape: tuple[int, ...]) -> int:
 
 def _pinned(hints: Sequence[str], sides: tuple[Operand, Operand]) -> Elements:
     """What the hints alone say."""
-    if not hints:
-        return {}
-    plan = _bound(hints, sides)
-    return elements_of(plan, sides[0].shapes, sides[1].shapes)
+    from ckptmap.infer.pins import bound_hints
 
-
-def _bound(hints: Sequence[str], sides: tuple[Operand, Operand]) -> Plan:
-    rules = Rules.parse("".join(f"{hint}\n" for hint in hints), "hints")
-    plan = bind(rules, sides[0].shapes, sides[1].shapes, partial=True)
-    if not plan.equations:
-        raise PlanError(
-            (f"no tensor of both sides fits the hint {hints[0]!r}; check the names with `ckptmap inspect`",)
-        )
-    return plan
+    shapes = sides[0].shapes, sides[1].shapes
+    found: Elements = {}
+    for hint in bound_hints(hints, *shapes):
+        found |= elements_of(hint.plan, *shapes)
+    return found
 
 
 def _check_pins(pinned: Elements, found: Elements) -> None:

@@ -6,18 +6,19 @@ square matrix; where the two sides make one possible, what is found is a guess w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ckptmap.infer.findings import Open, Unmatched
 from ckptmap.infer.named_modules import Module, gathered
-from ckptmap.infer.packed import WHICH, joined, packed_equations
+from ckptmap.infer.packed import packed_equations
+from ckptmap.infer.pairing import UNKNOWN, Pair, Place, common_kinds, matched, members
 from ckptmap.infer.pins import is_turned, says_rows_stay
 from ckptmap.infer.roles import block_roles, outer_roles
 from ckptmap.infer.shapes_related import TURNED, Named, related, written
-from ckptmap.infer.stacked_layers import Layers, Stack, apart, component, paired_stacks, stacks_of, units
+from ckptmap.infer.stacked_layers import Layers, Stack, component, paired_stacks, stacks_of, units
 from ckptmap.infer.templates import Path, Template, templates
 from ckptmap.infer.unstack import MARK
 from ckptmap.infer.words import ROTARY, all_words, words
@@ -33,11 +34,6 @@ SAME_CODE = 0.8
 BUFFERS = frozenset({"inv", "freq", "freqs", "mask", "ids", "masked", "index", "tracked", "cos", "sin"})
 """Words of tensors that are computed, not learnt."""
 
-UNKNOWN = "unknown"
-"""The role of modules in a layer that no word describes; they may be queries."""
-
-SAME_PACKING = "do both sides hold its parts in the same order, end to end or head by head?"
-
 ROTATED = (UNKNOWN, "attention query", "attention key", "attention packed")
 
 
@@ -49,30 +45,6 @@ class ByNames:
     open: list[Open] = field(default_factory=list)
     left: list[Unmatched] = field(default_factory=list)
     right: list[Unmatched] = field(default_factory=list)
-
-
-@dataclass
-class _Place:
-    """A pair of stacks, or what stands beside them: modules of both sides that can only be each other's."""
-
-    left: list[Module]
-    right: list[Module]
-    units: tuple[Callable[[Template], Units], Callable[[Template], Units]]
-    starts: tuple[int, int]
-    layered: bool
-    same_code: bool = False
-    roles: tuple[dict[Module, str], dict[Module, str]] = field(default_factory=lambda: ({}, {}))
-
-
-@dataclass
-class _Pair:
-    """Modules that are one, or parts of one."""
-
-    left: tuple[Module, ...]
-    right: tuple[Module, ...]
-    evidence: str
-    role: str = ""
-    question: str = ""
 
 
 def by_names(
@@ -108,10 +80,10 @@ def by_names(
         found.open.append(_layers_question(*stacks.uneven))
     elif stacks.left and stacks.right:
         found.open.append(_stacks_question(stacks.left, stacks.right))
-    pairs = [(place, pair) for place in places for pair in _matched(place)]
+    pairs = [(place, pair) for place in places for pair in matched(place)]
     lost = _lost_place(places, pairs)
     if lost is not None:
-        pairs += [(lost, pair) for pair in _matched(lost)]
+        pairs += [(lost, pair) for pair in matched(lost)]
     turns = {relation for place, pair in pairs for relation in _relations(place, pair)}
     for place, pair in pairs:
         question = pair.question or _doubt(place, pair, rotary=rotary, turns=turns, turned=turned)
@@ -144,14 +116,14 @@ def _may_rotate(both: Sequence[Sequence[Template]]) -> bool:
 # ------------------------------------------------------------------ places
 
 
-def _stack_place(one: Layers) -> _Place:
+def _stack_place(one: Layers) -> Place:
     starts = len(one.left.prefix), len(one.right.prefix)
-    place = _Place(
+    place = Place(
         gathered(one.left.templates, starts[0]),
         gathered(one.right.templates, starts[1]),
         (
-            lambda template: units(template, one.left.depth, one.numbers[0]),
-            lambda template: units(template, one.right.depth, one.numbers[1]),
+            cache(lambda template: units(template, one.left.depth, one.numbers[0])),
+            cache(lambda template: units(template, one.right.depth, one.numbers[1])),
         ),
         starts,
         layered=True,
@@ -161,21 +133,21 @@ def _stack_place(one: Layers) -> _Place:
     return place
 
 
-def _outer_places(left: list[Template], right: list[Template], layers: list[Layers]) -> list[_Place]:
+def _outer_places(left: list[Template], right: list[Template], layers: list[Layers]) -> list[Place]:
     """What stands beside the stacks; with several stacks, what belongs to each of them."""
     homes = [_homes(left, [one.left.prefix for one in layers]), _homes(right, [one.right.prefix for one in layers])]
     places = []
     for number in range(-1, len(layers)):
         ours, theirs = ([t for t, home in side if home == number] for side in homes)
         if ours or theirs:
-            place = _Place(gathered(ours, 0), gathered(theirs, 0), (_plain_units, _plain_units), (0, 0), layered=False)
+            place = Place(gathered(ours, 0), gathered(theirs, 0), (_plain_units, _plain_units), (0, 0), layered=False)
             place.roles = outer_roles(place.left), outer_roles(place.right)
             place.same_code = _is_same_code(place)
             places.append(place)
     return places
 
 
-def _lost_place(places: Sequence[_Place], pairs: Sequence[tuple[_Place, _Pair]]) -> _Place | None:
+def _lost_place(places: Sequence[Place], pairs: Sequence[tuple[Place, Pair]]) -> Place | None:
     """What one side puts beside a stack and the other beside none; nothing if it could be beside several."""
     done = {one for _, pair in pairs for one in (*pair.left, *pair.right)}
     outer = [place for place in places if not place.layered]
@@ -184,7 +156,7 @@ def _lost_place(places: Sequence[_Place], pairs: Sequence[tuple[_Place, _Pair]])
     theirs = [at for at, rest in enumerate(rests) if rest[1] and not rest[0]]
     if len(ours) != 1 or len(theirs) != 1:
         return None
-    place = _Place(rests[ours[0]][0], rests[theirs[0]][1], (_plain_units, _plain_units), (0, 0), layered=False)
+    place = Place(rests[ours[0]][0], rests[theirs[0]][1], (_plain_units, _plain_units), (0, 0), layered=False)
     place.roles = outer_roles(place.left), outer_roles(place.right)
     return place
 
@@ -220,7 +192,7 @@ def _plain_units(template: Template) -> Units:
     return {ranks: (name, template.shapes[ranks]) for ranks, name in template.names.items()}
 
 
-def _is_same_code(place: _Place) -> bool:
+def _is_same_code(place: Place) -> bool:
     """Whether most inner names are the same on both sides, with the same shapes."""
     sides = []
     for modules, start in zip((place.left, place.right), place.starts, strict=True):
@@ -231,157 +203,21 @@ def _is_same_code(place: _Place) -> bool:
     return bool(common) and len(common) >= SAME_CODE * max(map(len, sides))
 
 
-# ------------------------------------------------------------------ modules
-
-
-def _matched(place: _Place) -> list[_Pair]:
-    """Modules put together, surest evidence first."""
-    found: list[_Pair] = []
-    waiting = {0: list(place.left), 1: list(place.right)}
-
-    def take(
-        left: Sequence[Module], right: Sequence[Module], evidence: str, role: str = "", question: str = ""
-    ) -> None:
-        for side, modules in enumerate((left, right)):
-            waiting[side] = [one for one in waiting[side] if one not in modules]
-        found.append(_Pair(tuple(left), tuple(right), evidence, role, question))
-
-    ours, theirs = place.roles
-    if place.same_code:
-        for one, other in _unique_likes(waiting, lambda module: _inner(module, layered=place.layered)):
-            if _fits(place, one, other):
-                take([one], [other], "the same name in the same place", ours.get(one, ""))
-    by_role = {role.rstrip("?"): one for one, role in theirs.items() if one in waiting[1]}
-    for one, said in ours.items():
-        role = said.rstrip("?")
-        like = by_role.get(role)
-        if one in waiting[0] and like is not None and _fits(place, one, like):
-            question = WHICH if "?" in said + theirs[like] else _packed_doubt(role, one, like)
-            take([one], [like], f"both are the {role} by name", role, question)
-    for lefts, rights, role, question in joined(place.roles, (waiting[0], waiting[1])):
-        take(lefts, rights, f"parts of the {role}", role, question)
-    for one, other in _unique_likes(waiting, _spoken):
-        if _fits(place, one, other) and not _differ(place, one, other):
-            role = ours.get(one) or theirs.get(other) or ""
-            take([one], [other], "the same words in the same place", role, _packed_doubt(role, one, other))
-    while True:
-        rest = _last_ones(place, waiting)
-        if rest is None:
-            return found
-        role = ours.get(rest[0]) or theirs.get(rest[1]) or (UNKNOWN if place.layered else "")
-        take([rest[0]], [rest[1]], "only ones of these shapes left over here", role, _packed_doubt(role, *rest))
-
-
-def _packed_doubt(role: str, one: Module, other: Module) -> str:
-    """What is unknown of two packed tensors of different names."""
-    return SAME_PACKING if role.endswith("packed") and one.own != other.own else ""
-
-
-def _inner(module: Module, *, layered: bool) -> tuple[str, ...]:
-    return module.path if layered else module.path[-2:]
-
-
-def _spoken(module: Module) -> tuple[str, ...]:
-    return module.own
-
-
-def _unique_likes(
-    waiting: Mapping[int, list[Module]], key: Callable[[Module], tuple[str, ...]]
-) -> list[tuple[Module, Module]]:
-    """Modules with a key that no other module of either side has."""
-    sides: list[dict[tuple[str, ...], list[Module]]] = [{}, {}]
-    for side, modules in waiting.items():
-        for one in modules:
-            sides[side].setdefault(key(one), []).append(one)
-    return [
-        (ours[0], sides[1][said][0])
-        for said, ours in sides[0].items()
-        if said and len(ours) == 1 and len(sides[1].get(said, ())) == 1
-    ]
-
-
-def _differ(place: _Place, one: Module, other: Module) -> bool:
-    """Whether their roles speak against each other."""
-    ours, theirs = place.roles[0].get(one), place.roles[1].get(other)
-    return (ours is not None and theirs is not None and ours != theirs) or one.is_norm != other.is_norm
-
-
-def _fits(place: _Place, one: Module, other: Module) -> bool:
-    """Whether all that both have is there for the same layers, in shapes that go together."""
-    kinds = _common_kinds(one, other)
-    return bool(kinds) and all(_members(place, one.tensors[a], other.tensors[b]) is not None for a, b in kinds)
-
-
-def _common_kinds(one: Module, other: Module) -> list[tuple[str, str]]:
-    if len(one.tensors) == len(other.tensors) == 1 and "" in (*one.tensors, *other.tensors):
-        ours, theirs = next(iter(one.tensors)), next(iter(other.tensors))
-        return [(ours, theirs)] if {ours, theirs} <= {"", "weight"} else []
-    return [(kind, kind) for kind in one.tensors if kind in other.tensors]
-
-
-def _members(place: _Place, one: Template, other: Template) -> list[tuple[str, str, Sizes, Sizes]] | None:
-    """Tensors of two templates that are each other's; None if there is one without the other, or shapes disagree."""
-    ours, theirs = _levelled(place.units[0](one), place.units[1](other))
-    if not ours or ours.keys() != theirs.keys():
-        return None
-    found = [(ours[key][0], theirs[key][0], ours[key][1], theirs[key][1]) for key in ours]
-    relations = {related(a, b) for _, _, a, b in found}
-    return found if len(relations) == 1 and None not in relations else None
-
-
-def _levelled(ours: Units, theirs: Units) -> tuple[Units, Units]:
-    """Tensors of both sides by the same keys: a stack of experts is taken apart if the other side has it in pieces."""
-    depths = [len(next(iter(side))) if side else 0 for side in (ours, theirs)]
-    if depths[1] == depths[0] + 1:
-        return apart(ours), theirs
-    if depths[0] == depths[1] + 1:
-        return ours, apart(theirs)
-    return ours, theirs
-
-
-def _last_ones(place: _Place, waiting: Mapping[int, list[Module]]) -> tuple[Module, Module] | None:
-    """A pair that fits nothing else, in a place where both sides hold as much."""
-    volumes = [sum(_volume(place.units[side], one) for one in waiting[side]) for side in (0, 1)]
-    complete = volumes[0] == volumes[1]
-    fits = {(one, other): _fits_alone(place, one, other) for one in waiting[0] for other in waiting[1]}
-    for (one, other), fit in fits.items():
-        alone = sum(fits[one, b] for b in waiting[1]) == 1 and sum(fits[a, other] for a in waiting[0]) == 1
-        if not fit or not alone or _differ(place, one, other):
-            continue
-        if complete or (not place.layered and _is_telling(one)):
-            return one, other
-    return None
-
-
-def _fits_alone(place: _Place, one: Module, other: Module) -> bool:
-    return set(one.tensors) == set(other.tensors) and _fits(place, one, other)
-
-
-def _is_telling(one: Module) -> bool:
-    """Whether a shape says much by itself: a matrix that is not square."""
-    shape = one.matrix()
-    return len(shape) >= 2 and len({*shape}) > 1
-
-
-def _volume(units_of: Callable[[Template], Units], one: Module) -> int:
-    return sum(prod(shape) for template in one.tensors.values() for _, shape in units_of(template).values())
-
-
 # ------------------------------------------------------------------ doubts
 
 
-def _relations(place: _Place, pair: _Pair) -> Iterable[str]:
+def _relations(place: Place, pair: Pair) -> Iterable[str]:
     """How the matrices of a pair lie to each other, where their shapes show it; a bare parameter lies as it likes."""
     if len(pair.left) != 1 or len(pair.right) != 1 or pair.left[0].raw or pair.right[0].raw:
         return
-    for a, b in _common_kinds(pair.left[0], pair.right[0]):
-        for _, _, ours, theirs in (_members(place, pair.left[0].tensors[a], pair.right[0].tensors[b]) or ())[:1]:
+    for a, b in common_kinds(pair.left[0], pair.right[0]):
+        for _, _, ours, theirs in (members(place, pair.left[0].tensors[a], pair.right[0].tensors[b]) or ())[:1]:
             relation = related(ours, theirs)
             if relation is not None and len(ours) == 2 and ours[0] != ours[1]:
                 yield relation
 
 
-def _doubt(place: _Place, pair: _Pair, *, rotary: bool, turns: set[str], turned: bool | None) -> str:
+def _doubt(place: Place, pair: Pair, *, rotary: bool, turns: set[str], turned: bool | None) -> str:
     """What names and shapes cannot see of this pair; empty if nothing."""
     if place.same_code and TURNED not in turns:
         return ""
@@ -405,14 +241,14 @@ def _is_square(one: Module) -> bool:
 # ------------------------------------------------------------------ equations
 
 
-def _equations(place: _Place, pair: _Pair, question: str, *, turned: bool | None, turns: set[str]) -> Iterable[Named]:
+def _equations(place: Place, pair: Pair, question: str, *, turned: bool | None, turns: set[str]) -> Iterable[Named]:
     """Equations of a pair, tensor by tensor."""
     if len(pair.left) > 1 or len(pair.right) > 1:
         yield from packed_equations(place.units, pair.left, pair.right, pair.evidence, question)
         return
     one, other = pair.left[0], pair.right[0]
-    for a, b in _common_kinds(one, other):
-        for ours, theirs, shape, their_shape in _members(place, one.tensors[a], other.tensors[b]) or ():
+    for a, b in common_kinds(one, other):
+        for ours, theirs, shape, their_shape in members(place, one.tensors[a], other.tensors[b]) or ():
             square = len(shape) == 2 and shape == their_shape and shape[0] == shape[1] > 1
             turn = square and (turned if turned is not None else bool(question) and TURNED in turns)
             doubted = question if len(shape) >= 2 or pair.role.removeprefix("norm of the ") in ROTATED else ""
@@ -444,7 +280,7 @@ def _names_of(stacks: Sequence[Stack]) -> tuple[str, ...]:
 
 def _leave(
     found: ByNames,
-    places: list[_Place],
+    places: list[Place],
     left: Sequence[Stack],
     right: Sequence[Stack],
 ) -> None:
@@ -471,7 +307,7 @@ def _leave(
             unmatched += [Unmatched(name, "there is no stack of layers like this on the other side") for name in names]
 
 
-def _open_templates(place: _Place, side: int, done: set[str]) -> list[Template]:
+def _open_templates(place: Place, side: int, done: set[str]) -> list[Template]:
     modules = place.left if side == 0 else place.right
     return [
         template
@@ -481,14 +317,32 @@ def _open_templates(place: _Place, side: int, done: set[str]) -> list[Template]:
     ]
 
 
-def _ask(found: ByNames, place: _Place, ours: list[Template], theirs: list[Template]) -> None:
+def _table_of_other_length(place: Place, other: Template) -> Template | None:
+    """The left table of this one's role, where only the number of rows keeps them apart."""
+    role = next((place.roles[1].get(one) for one in place.right if other in one.tensors.values()), None)
+    if role is None or not role.endswith("table"):
+        return None
+    likes = [one.main for one, said in place.roles[0].items() if said == role]
+    return likes[0] if likes and likes[0].shape[1:] == other.shape[1:] else None
+
+
+def _ask(found: ByNames, place: Place, ours: list[Template], theirs: list[Template]) -> None:
     asked: set[int] = set()
     for other in theirs:
         names = tuple(other.names.values())
         if BUFFERS & {*words(other.path[-1])}:
             found.right += [Unmatched(name, "buffer, by its name") for name in names]
             continue
-        likes = [one for one in ours if _members(place, one, other) is not None]
+        likes = [one for one in ours if members(place, one, other) is not None]
+        longer = _table_of_other_length(place, other)
+        if not likes and longer is not None:
+            question = (
+                f"{longer} has {longer.shape[0]} rows and {other} has {other.shape[0]}: which rows are meant? "
+                f"--pin '{longer}, _ <-> {other}' with shapes, or give models that can be run"
+            )
+            found.open.append(Open(tuple(longer.names.values()), names, question))
+            asked.add(id(longer))
+            continue
         if not likes:
             found.right += [Unmatched(name, "nothing of that shape is left over on the left") for name in names]
             continue

@@ -9,23 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 from ckptmap.errors import CkptmapError
 from ckptmap.infer.equations import Written, equation, with_told_names
+from ckptmap.infer.folding import folded, numbers_of, template_of
 from ckptmap.infer.layouts import ShuffledError, linked_blocks
 from ckptmap.infer.lines import Line, kinds_joined, sections
-from ckptmap.infer.unstack import MARK, stacked, unstacked, whole_name
+from ckptmap.infer.unstack import MARK, unstacked, whole_name
 from ckptmap.rules.plan import bind
-from ckptmap.rules.rules import LANGUAGE, NOWHERE, Rules
+from ckptmap.rules.rules import LANGUAGE, NOWHERE, Rule, Rules, Section, Size, Statement
 
 if TYPE_CHECKING:
     from ckptmap.infer.findings import Block, Elements, Sizes
     from ckptmap.rules.plan import Plan
 
-INDICES = "ijln"
-"""Names of indices; none is the name of an axis."""
+MANY = 4096
+"""So many equations are bound again in full."""
 
 SECTIONS, FOLDED, LITERAL = LEVELS = ("folded, in sections", "folded", "literal")
 """Ways to write equations, the shortest first."""
-
-_NUMBER = re.compile(r"(?<![0-9])(?:0|[1-9][0-9]*)(?![0-9])")
 
 
 @dataclass(frozen=True)
@@ -97,12 +96,60 @@ def compile_written(
         key=lambda one: min(place[whole_name(name)] for name in one.left if name != NOWHERE),
     )
     told = list(with_told_names(ordered))
-    wanted = _linked((tuple(map(whole_name, one.left)), tuple(map(whole_name, one.right))) for one in told)
+    sample, ours, theirs = _sample(told, left, right)
+    wanted = _linked((tuple(map(whole_name, one.left)), tuple(map(whole_name, one.right))) for one in sample)
     for level in LEVELS:
         rules = _file(told, left, right, level, _heads(labels), ties)
-        if rules is not None and _links(rules, left, right) == wanted:
+        if rules is not None and _links(rules, ours, theirs) == wanted:
             return rules
     raise AssertionError("the rules do not say what they were made from; please report this as a bug")
+
+
+def without_guesses(draft: Rules) -> Rules:
+    """The file without its guesses, and without headings and sizes that only they had."""
+    kept = [one for one in draft.statements if not (isinstance(one, Rule) and one.mark == "guess")]
+    shapes = [
+        str(shape)
+        for one in kept
+        if isinstance(one, Rule)
+        for shape in (*(one.left_shapes or ()), *(one.right_shapes or ()))
+    ]
+    used = {word for text in shapes for word in re.findall(r"\w+", text)}
+    found: list[Statement] = []
+    for one in reversed(kept):
+        headed = found and isinstance(found[-1], Rule)
+        if (isinstance(one, Section) and not headed) or (isinstance(one, Size) and one.axis not in used):
+            continue
+        found.append(one)
+    return Rules(tuple(reversed(found)))
+
+
+def _sample(
+    said: Sequence[Written], left: Mapping[str, Sizes], right: Mapping[str, Sizes]
+) -> tuple[Sequence[Written], Mapping[str, Sizes], Mapping[str, Sizes]]:
+    """Equations of a few layers instead of all, with what no equation names.
+
+    Folding has compared all indices with all names; what is bound again is the text that was made of them.
+    """
+    if len(said) <= MANY:
+        return said, left, right
+    groups: dict[Any, dict[int, list[Written]]] = {}
+    for one in said:
+        key = tuple(map(template_of, (*one.left, *one.right)))
+        groups.setdefault(key, {}).setdefault(next(iter(numbers_of(one.left[0])), 0), []).append(one)
+    kept = [
+        one
+        for layers in groups.values()
+        for number in {*sorted(layers)[:2], *sorted(layers)[-2:]}
+        for one in layers[number]
+    ]
+    names = [{whole_name(name) for one in chosen for name in (*one.left, *one.right)} for chosen in (said, kept)]
+    dropped = names[0] - names[1]
+    return (
+        kept,
+        {name: shape for name, shape in left.items() if name not in dropped},
+        {name: shape for name, shape in right.items() if name not in dropped},
+    )
 
 
 def _links(rules: Rules, left: Mapping[str, Sizes], right: Mapping[str, Sizes]) -> set[tuple[str, str]]:
@@ -133,7 +180,7 @@ def _file(
 ) -> Rules | None:
     """The file at this level of brevity; None if it cannot be said so."""
     try:
-        lines = [_literal(one, left) for one in said] if level == LITERAL else _folded(said, left, right)
+        lines = [_literal(one, left) for one in said] if level == LITERAL else folded(said, left, right)
     except ValueError:
         return None
     if level == SECTIONS:
@@ -269,138 +316,3 @@ def _has_slices(one: Written) -> bool:
 def _literal(one: Written, left: Mapping[str, Sizes]) -> Line:
     place = min(list(left).index(whole_name(name)) for name in one.left if name != NOWHERE)
     return Line(one.left, one.right, one.left_shapes, one.right_shapes, place, one.guess)
-
-
-def _folded(said: Sequence[Written], left: Mapping[str, Sizes], right: Mapping[str, Sizes]) -> list[Line]:
-    """Equations that differ in numbers only become one line with indices."""
-    place = {name: number for number, name in enumerate(left)}
-    known = (_by_template(left), _by_template(right))
-    groups: dict[Any, list[Written]] = {}
-    for one in said:
-        key = (tuple(map(_template, one.left)), tuple(map(_template, one.right)), one.left_shapes, one.right_shapes)
-        groups.setdefault((key, one.told, one.guess), []).append(one)
-    lines: list[Line] = []
-    for group in groups.values():
-        for part, patterns in _fold(group, known):
-            one = part[0]
-            at = min(place[whole_name(name)] for name in one.left if name != NOWHERE)
-            split = len(one.left)
-            sides = ((patterns[:split], one.left_shapes), (patterns[split:], one.right_shapes))
-            (ours, our_shapes), (theirs, their_shapes) = (stacked(*side) if one.left_shapes else side for side in sides)
-            lines.append(Line(ours, theirs, our_shapes, their_shapes, at, one.guess))
-    return sorted(lines, key=lambda line: line.place)
-
-
-def _template(name: str) -> str:
-    return _NUMBER.sub("#", name)
-
-
-def _numbers(name: str) -> tuple[int, ...]:
-    return tuple(int(text) for text in _NUMBER.findall(name))
-
-
-def _by_template(names: Iterable[str]) -> dict[str, list[tuple[int, ...]]]:
-    found: dict[str, list[tuple[int, ...]]] = {}
-    for name in names:
-        found.setdefault(_template(name), []).append(_numbers(name))
-    return found
-
-
-def _fold(
-    group: list[Written], known: tuple[Mapping[str, Any], Mapping[str, Any]]
-) -> Iterator[tuple[list[Written], tuple[str, ...]]]:
-    names = [(*one.left, *one.right) for one in group]
-    if len(group) == 1:
-        yield group, names[0]
-        return
-    rows = [[number for name in row for number in _numbers(name)] for row in names]
-    columns = [tuple(column) for column in zip(*rows, strict=True)]
-    on_left = sum(len(_numbers(name)) for name in group[0].left)
-    variables = _variables(columns, on_left)
-    if isinstance(variables, int):
-        # This number has no like on the other side: one line for each of its values.
-        for value in dict.fromkeys(columns[variables]):
-            yield from _fold([one for one, n in zip(group, columns[variables], strict=True) if n == value], known)
-        return
-    patterns = _patterns(names[0], columns, variables)
-    if _too_much(group, columns, variables, known):
-        for one in group:
-            yield [one], (*one.left, *one.right)
-        return
-    yield group, patterns
-
-
-def _variables(columns: Sequence[tuple[int, ...]], on_left: int) -> dict[int, tuple[int, int, int]] | int:
-    """For each number that varies: which variable it is, by the column it is read off, and its factor and offset.
-
-    Returns a column instead that varies on one side only.
-    """
-    found: dict[int, tuple[int, int, int]] = {}
-    varying = [at for at, column in enumerate(columns) if len(set(column)) > 1]
-    # The slowest column is the variable itself; the others are multiples of it.
-    for at in sorted(varying, key=lambda at: (max(columns[at]) - min(columns[at]), min(columns[at]), at)):
-        for base in dict.fromkeys(one[0] for one in found.values()):
-            line = _multiple(columns[base], columns[at])
-            if line is not None:
-                found[at] = (base, *line)
-                break
-        else:
-            found[at] = (at, 1, 0)
-    for base in {one[0] for one in found.values()}:
-        sides = {at < on_left for at, one in found.items() if one[0] == base}
-        if len(sides) < 2:
-            return base
-    return found
-
-
-def _multiple(base: tuple[int, ...], column: tuple[int, ...]) -> tuple[int, int] | None:
-    """Factor and offset by which a column follows from another."""
-    a, b = next((x, y) for x, y in zip(base, column, strict=True) if x != base[0])
-    factor, rest = divmod(b - column[0], a - base[0])
-    offset = column[0] - factor * base[0]
-    if rest or factor < 1 or any(y != factor * x + offset for x, y in zip(base, column, strict=True)):
-        return None
-    return factor, offset
-
-
-def _patterns(
-    names: tuple[str, ...], columns: Sequence[tuple[int, ...]], variables: Mapping[int, tuple[int, int, int]]
-) -> tuple[str, ...]:
-    bases = sorted({one[0] for one in variables.values()})
-    letters = dict(zip(bases, INDICES, strict=False))
-    at = -1
-    found = []
-    for name in names:
-
-        def written(match: re.Match[str]) -> str:
-            nonlocal at
-            at += 1
-            if at not in variables:
-                return match.group()
-            base, factor, offset = variables[at]
-            letter = letters[base]
-            times, plus = f"{factor}*" if factor > 1 else "", f"{offset:+d}" if offset else ""
-            return f"{{{times}{letter}{plus}}}"
-
-        found.append(_NUMBER.sub(written, name))
-    return tuple(found)
-
-
-def _too_much(
-    group: list[Written],
-    columns: Sequence[tuple[int, ...]],
-    variables: Mapping[int, tuple[int, int, int]],
-    known: tuple[Mapping[str, Any], Mapping[str, Any]],
-) -> bool:
-    """Whether the folded names would cover tensors that are not in the group."""
-    at = 0
-    for side, terms in enumerate((group[0].left, group[0].right)):
-        for term in terms:
-            width = len(_numbers(term))
-            mine = set(zip(*columns[at : at + width], strict=True)) if width else set()
-            fixed = {n: columns[at + n][0] for n in range(width) if at + n not in variables}
-            for numbers in known[side].get(_template(term), ()):
-                if numbers not in mine and all(numbers[n] == value for n, value in fixed.items()):
-                    return True
-            at += width
-    return False

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptmap.infer.templates import SLOT
-from ckptmap.infer.words import EXPERT, KINDS, NORM, PLAIN_KINDS, all_words, words
+from ckptmap.infer.words import EXPERT, KINDS, NONDESCRIPT, NORM, PLAIN_KINDS, all_words, words
 
 if TYPE_CHECKING:
     from ckptmap.infer.findings import Sizes
@@ -35,6 +35,12 @@ class Module:
             if segment != SLOT:
                 return words(segment)
         return ()
+
+    def spoken(self) -> tuple[str, ...]:
+        """Its own words; with its parent's where its own say nothing: `pooler.dense`, `net.0`."""
+        if set(self.own) <= NONDESCRIPT or all(word.isdigit() for word in self.own):
+            return all_words([segment for segment in self.path if segment != SLOT][-2:])
+        return self.own
 
     @property
     def around(self) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -10,36 +11,70 @@ from ckptmap.errors import PlanError
 from ckptmap.infer.equations import Written, equation
 from ckptmap.infer.findings import Block, Strided
 from ckptmap.infer.words import KEY, QUERY, words
+from ckptmap.rules.plan import bind
+from ckptmap.rules.rules import Rules
 
 if TYPE_CHECKING:
     from ckptmap.infer.findings import Sizes
     from ckptmap.rules.plan import Piece, Plan
 
 
-def pinned_equations(plan: Plan, left: Mapping[str, Sizes], right: Mapping[str, Sizes]) -> list[Written]:
-    """The equations of bound hints.
+@dataclass(frozen=True)
+class Hint:
+    """A rule that a person gave, bound to the tensors at hand."""
+
+    text: str
+    plan: Plan
+    equations: tuple[Written, ...]
+
+
+def bound_hints(hints: Sequence[str], left: Mapping[str, Sizes], right: Mapping[str, Sizes]) -> list[Hint]:
+    """Bind each hint by itself; saying one thing twice is fine.
+
+    Args:
+        hints: Rules in the notation of rule files; `size` lines hold for all of them.
+        left: Shapes of the left tensors.
+        right: Shapes of the right tensors.
 
     Raises:
-        PlanError: A hint writes zeros, or gives a block no home: it links nothing.
+        RuleError: A hint is no rule.
+        PlanError: A hint fits no tensor, or two contradict each other.
     """
-    found = []
+    sizes = [hint for hint in hints if not Rules.parse(f"{hint}\n", "hint").rules]
+    found: list[Hint] = []
+    said: dict[tuple[str, str], tuple[Written, str]] = {}
+    for hint in hints:
+        if hint in sizes:
+            continue
+        rules = Rules.parse("".join(f"{line}\n" for line in (*sizes, hint)), "hint")
+        plan = bind(rules, left, right, partial=True)
+        if not plan.equations:
+            raise PlanError((f"no tensor of both sides fits the hint {hint!r}; see the names with `ckptmap inspect`",))
+        one = Hint(hint, plan, tuple(_equations(plan, left, right)))
+        for written in one.equations:
+            for end in (*(("left", name) for name in written.left), *(("right", name) for name in written.right)):
+                other, text = said.setdefault(end, (written, hint))
+                if other != written:
+                    raise PlanError((f"the hints {text!r} and {hint!r} contradict each other at {end[1]}; drop one",))
+        found.append(one)
+    return found
+
+
+def _equations(plan: Plan, left: Mapping[str, Sizes], right: Mapping[str, Sizes]) -> Iterator[Written]:
     for one in plan.equations:
         if one.rename:
-            found.append(Written(one.left, one.right))
+            yield Written(one.left, one.right)
             continue
         blocks = []
         for block in one.blocks:
             if isinstance(block.left, str) or isinstance(block.right, str):
-                raise PlanError(
-                    (f"the hint for {one.right[0]} leaves a block without a counterpart; name both tensors",)
-                )
+                raise PlanError((f"the hint for {one.right[0]} leaves a block without a home; name both tensors",))
             sides = [_strided(piece, block.shape) for piece in (block.left, block.right)]
             kept = [axis for axis, size in enumerate(block.shape) if size > 1]
             ends = [Strided(name, start, tuple(steps[axis] for axis in kept)) for name, start, steps in sides]
             blocks.append(Block(tuple(block.shape[axis] for axis in kept), *ends))
         shapes = {name: left[name] for name in one.left}, {name: right[name] for name in one.right}
-        found.append(equation(blocks, *shapes))
-    return found
+        yield equation(blocks, *shapes)
 
 
 def is_turned(pinned: Sequence[Written], shapes: Mapping[str, Sizes]) -> bool | None:

@@ -54,7 +54,7 @@ def block_roles(modules: Sequence[Module]) -> dict[Module, str]:
                 norms.append(one)
             else:
                 found[one] = f"norm of the {kind} {part}"
-        elif _in_attention(one) or _part(one) or one in bare:
+        elif _in_attention(one) or (_part(one) and not FEEDFORWARD & {*one.around}) or one in bare:
             role = _attention_role(one)
             if role is not None:
                 found[one] = f"{kind} {role}"
@@ -113,6 +113,8 @@ def _bare_attention(modules: Sequence[Module]) -> list[Module]:
 
 def _part(one: Module) -> str | None:
     own = {*one.own}
+    if any(word.isdigit() for word in own) or EXPERT & {*one.around}:
+        return None  # w1, v1, w2 of an expert
     parts = [name for name, vocabulary in zip(PARTS, (QUERY, KEY, VALUE), strict=True) if vocabulary & own]
     return parts[0] if len(parts) == 1 else None
 

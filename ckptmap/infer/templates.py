@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -17,6 +18,9 @@ ALIKE = 0.5
 
 LAYER = 4
 """A lone module numbered 0 is a stack of one layer if it holds at least so many tensors."""
+
+_NUMBER = re.compile(r"(?<![^.])[0-9]+(?![^.])")
+"""A segment of digits."""
 
 Path: TypeAlias = "tuple[str, ...]"
 Ranks: TypeAlias = "tuple[int, ...]"
@@ -46,17 +50,17 @@ class Template:
         return ".".join("{" + next(letters, "n") + "}" if segment == SLOT else segment for segment in self.path)
 
 
-class _Node:
-    """A segment of names; a tensor if it has a name."""
+@dataclass
+class _Numbered:
+    """What stands beneath each number at one place of the names."""
 
-    __slots__ = ("below", "children", "count", "name", "shape")
+    below: dict[str, set[object]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
 
-    def __init__(self) -> None:
-        self.children: dict[str, _Node] = {}
-        self.name: str | None = None
-        self.shape: Sizes = ()
-        self.below: frozenset[tuple[object, ...]] = frozenset()
-        self.count = 0
+    def add(self, number: str, rest: object) -> None:
+        """Note a tensor beneath a number."""
+        self.below.setdefault(number, set()).add(rest)
+        self.counts[number] = self.counts.get(number, 0) + 1
 
 
 def templates(shapes: Mapping[str, Sizes]) -> list[Template]:
@@ -65,69 +69,52 @@ def templates(shapes: Mapping[str, Sizes]) -> list[Template]:
     A segment of digits is an index if its siblings are numbered modules of like structure, or if it is a lone layer;
     `fc.0` and `fc.3` of a Sequential, which have different shapes, keep their numbers.
     """
-    root = _Node()
-    for name, shape in shapes.items():
-        node = root
-        for segment in name.split("."):
-            node = node.children.setdefault(segment, _Node())
-        node.name, node.shape = name, shape
-    _summarise(root)
-    found: dict[Path, Template] = {}
-    places: dict[str, tuple[Path, Ranks]] = {one: (path, ranks) for one, path, ranks in _walk(root, (), ())}
-    for name, shape in shapes.items():
-        path, ranks = places[name]
-        template = found.setdefault(path, Template(path))
-        template.names[ranks] = name
-        template.shapes[ranks] = shape
+    numbers = {name: list(_NUMBER.finditer(name)) for name in shapes}
+    places: dict[str, _Numbered] = {}
+    for name, matches in numbers.items():
+        rest, end = "", len(name)
+        for match in reversed(matches):
+            start, stop = match.span()
+            rest = name[stop:end] + rest
+            # Right beneath a number, in a module that holds tensors only, shapes count too.
+            beneath: object = (rest, shapes[name]) if rest.count(".") <= 1 else rest
+            places.setdefault(name[:start], _Numbered()).add(name[start:stop], beneath)
+            rest, end = SLOT + rest, start
+    indices = {place: _stacks(numbered) for place, numbered in places.items()}
+    found: dict[str, Template] = {}
+    for name, matches in numbers.items():
+        made, done = "", 0
+        ranks: list[int] = []
+        for match in matches:
+            start, stop = match.span()
+            index = indices[name[:start]].get(name[start:stop])
+            if index is not None:
+                ranks.append(index[0])
+                turn = "" if index[1] is None else f".kind{chr(97 + index[1])}"
+                made += f"{name[done:start]}{SLOT}{turn}"
+                done = stop
+        made += name[done:]
+        template = found.get(made)
+        if template is None:
+            template = found[made] = Template(tuple(made.split(".")))
+        place = tuple(ranks)
+        template.names[place] = name
+        template.shapes[place] = shapes[name]
     return list(found.values())
 
 
-def _summarise(node: _Node) -> None:
-    """The names beneath, numbers taken out; beneath a module of tensors alone, with their shapes."""
-    below: set[tuple[object, ...]] = set()
-    node.count = int(node.name is not None)
-    if node.name is not None:
-        below.add((node.shape,))
-    for segment, child in node.children.items():
-        _summarise(child)
-        node.count += child.count
-        word = SLOT if segment.isdigit() else segment
-        if not child.children:
-            below.add((word, child.shape))
-        else:
-            below.update((word, *(one[:-1] if _ends_in_shape(one) else one)) for one in child.below)
-    node.below = frozenset(below)
-
-
-def _ends_in_shape(one: tuple[object, ...]) -> bool:
-    return isinstance(one[-1], tuple)
-
-
-def _walk(node: _Node, path: Path, ranks: Ranks) -> Iterator[tuple[str, Path, Ranks]]:
-    if node.name is not None:
-        yield node.name, path, ranks
-    digits = sorted((one for one in node.children if one.isdigit()), key=int)
-    stacks = _stacks(node, digits)
-    for segment, child in node.children.items():
-        place = stacks.get(segment)
-        if place is None:
-            yield from _walk(child, (*path, segment), ranks)
-        else:
-            rank, kind = place
-            turn = () if kind is None else (f"kind{chr(97 + kind)}",)
-            yield from _walk(child, (*path, SLOT, *turn), (*ranks, rank))
-
-
-def _stacks(node: _Node, digits: list[str]) -> dict[str, tuple[int, int | None]]:
-    """Rank of each digit that is an index, and the kind of its module where kinds take turns."""
-    if not digits:
-        return {}
+def _stacks(numbered: _Numbered) -> dict[str, tuple[int, int | None]]:
+    """Rank of each number that is an index, and the kind of its module where kinds take turns."""
+    digits = sorted(numbered.below, key=int)
     if len(digits) == 1:
-        lone = digits[0] == "0" and node.children["0"].count >= LAYER
+        beneath = numbered.below[digits[0]]
+        # What holds stacks itself is a wrapper, no layer.
+        stacks = sum(SLOT in str(rest) for rest in beneath)
+        lone = digits[0] == "0" and numbered.counts["0"] >= LAYER and 2 * stacks < len(beneath)
         return {"0": (0, None)} if lone else {}
-    clusters: list[tuple[frozenset[tuple[object, ...]], list[str]]] = []
+    clusters: list[tuple[set[object], list[str]]] = []
     for digit in digits:
-        below = node.children[digit].below
+        below = numbered.below[digit]
         for like, members in clusters:
             if like == below or _likeness(like, below) >= ALIKE:
                 members.append(digit)
@@ -148,5 +135,5 @@ def _stacks(node: _Node, digits: list[str]) -> dict[str, tuple[int, int | None]]
     }
 
 
-def _likeness(one: frozenset[tuple[object, ...]], other: frozenset[tuple[object, ...]]) -> float:
+def _likeness(one: set[object], other: set[object]) -> float:
     return len(one & other) / max(1, len(one | other))

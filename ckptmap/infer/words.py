@@ -32,6 +32,9 @@ TOKEN = frozenset({"word", "words", "tok", "token", "tokens", "wte", "piece", "v
 EMBEDDING = frozenset({"embed", "embedding", "embeddings", "emb", "embedder", "embeds", "wte", "wpe"})
 ROTARY = frozenset({"rotary", "rope", "freqs", "inv"})
 
+NONDESCRIPT = NORM | {"dense", "linear", "lin", "proj", "projection", "layer", "out", "fc", "conv", "decoder"}
+"""Words that say what a module is, not what for."""
+
 KINDS = {"gamma": "weight", "beta": "bias", "scale": "weight", "shift": "bias", "g": "weight", "b": "bias"} | {
     "a_2": "weight",
     "b_2": "bias",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -144,11 +145,17 @@ def bind(
         return bind(rules.inverse(), right, None, config=config, sizes=sizes, partial=partial).inverse()
     rules.check()
     binder = Binder(rules, (left, right), known_sizes(rules, config, sizes), partial)
-    # Hundreds of thousands of small values, none in a cycle: the collector would walk them all again and again.
+    with collector_paused():
+        return binder.plan()
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Hundreds of thousands of small values, none in a cycle: the collector would walk them all again and again."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return binder.plan()
+        yield
     finally:
         if collecting:
             gc.enable()

@@ -101,9 +101,11 @@ def remap(
 def _by_names(sides: tuple[Operand, Operand], hints: Sequence[str], layers: str | None) -> Remap:
     from ckptmap.infer.by_names import by_names
     from ckptmap.infer.compile import compile_written, without_guesses
+    from ckptmap.infer.on_disk import on_disk
     from ckptmap.infer.pins import bound_hints
 
-    left, right = sides
+    saved = [on_disk(side) if side.saved_as else None for side in sides]
+    left, right = (side if disk is None else disk.operand for side, disk in zip(sides, saved, strict=True))
     told = bound_hints(hints, left.shapes, right.shapes)
     pinned = list(dict.fromkeys(written for hint in told for written in hint.equations))
     taken = frozenset(left.ties), frozenset(right.ties)
@@ -158,16 +160,43 @@ def _by_modules(
     found |= pinned
     evidence |= dict.fromkeys(pinned, PINNED)
     answer = _answer(sides, found, evidence, seen.silent)
-    if not verify:
-        return answer
-    models = (
-        Subject(left.module, calls[0], left.label, learnt=seen.learnt[0]),
-        Subject(right.module, calls[1], right.label, learnt=seen.learnt[1]),
-    )
-    proof = prove(answer.rules, *models, seen.compared)
-    if proof.passed:
-        return replace(answer, verification=proof)
-    return _disproven(answer, proof, sides)
+    proof = None
+    if verify:
+        models = (
+            Subject(left.module, calls[0], left.label, learnt=seen.learnt[0]),
+            Subject(right.module, calls[1], right.label, learnt=seen.learnt[1]),
+        )
+        proof = prove(answer.rules, *models, seen.compared)
+        if not proof.passed:
+            return _disproven(answer, proof, sides)
+    saved, carried, reasons = _as_saved(sides, found, evidence)
+    if saved != sides:
+        answer = _answer(saved, carried, reasons, seen.silent)
+    return replace(answer, verification=proof)
+
+
+def _as_saved(
+    sides: tuple[Operand, Operand], found: Elements, evidence: Mapping[str, str]
+) -> tuple[tuple[Operand, Operand], Elements, Mapping[str, str]]:
+    """What was found between two models, between their checkpoints where these have other names."""
+    from ckptmap.infer.layouts import Numbering
+    from ckptmap.infer.on_disk import on_disk
+
+    left, right = sides
+    ours, theirs = (on_disk(side) if side.saved_as else None for side in sides)
+    if theirs is not None:
+        numbering = Numbering(right.shapes)
+        owners = {
+            name: numbering.names[int(numbering.owners(array.reshape(-1)[:1])[0])]
+            for name, array in theirs.elements.items()
+        }
+        found = theirs.on_right(found, right)
+        evidence = {name: evidence.get(owners[name], PROBED) for name in found}
+        right = theirs.operand
+    if ours is not None:
+        found = ours.on_left(found, left)
+        left = ours.operand
+    return (left, right), found, evidence
 
 
 def _disproven(answer: Remap, proof: Verification, sides: tuple[Operand, Operand]) -> Remap:

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ckptmap.errors import ArchitectureError, CheckpointError
+from ckptmap.conversion.convert import convert
+from ckptmap.errors import ArchitectureError, CheckpointError, PlanError, RuleError
 from ckptmap.remapping import Remap, remap
 
 EXAMPLES = """\
@@ -26,6 +27,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("right", metavar="RIGHT", help=OPERAND_HELP)
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write the decided rules there")
     parser.add_argument("--pin", metavar="RULE", action="append", default=[], help="a rule that is known; repeatable")
+    parser.add_argument(
+        "--layers",
+        metavar="WHICH",
+        help="where one side has more layers, which are meant: 'first 6', 'last 6', '0,2,4'",
+    )
+    parser.add_argument(
+        "--ask", action="store_true", help="ask what stays open, on a terminal; answers are rules, as with --pin"
+    )
+    parser.add_argument(
+        "--save", metavar="OUT", type=Path, help="convert the left checkpoint at once, as `convert` does"
+    )
     parser.add_argument("--why", action="store_true", help="tell for each tensor what its rule rests on")
     parser.add_argument("--no-verify", action="store_true", help="do not run the models on converted weights")
     models = parser.add_argument_group("models")
@@ -40,34 +52,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         models.add_argument(
             f"--{side}-inputs", metavar="M:C", help=f"module:callable that gives what the {side} is run on"
         )
+    models.add_argument(
+        "--memory-names",
+        action="store_true",
+        help="write rules for the names of transformers modules, not of their checkpoints",
+    )
     parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Find rules; 0 when all is decided and proven, 1 when something stays open or the proof fails."""
-    from ckptmap.infer.operands import called, operand
+    """Find rules; 0 when all is decided and no proof failed, 1 otherwise."""
+    from ckptmap.infer.operands import called, is_callable_name, operand
 
     sides = (
-        operand(args.left, "left", _arguments(args.left_arg)),
-        operand(args.right, "right", _arguments(args.right_arg)),
+        operand(args.left, "left", _arguments(args.left_arg), memory_names=args.memory_names),
+        operand(args.right, "right", _arguments(args.right_arg), memory_names=args.memory_names),
     )
     given = (args.left_inputs, args.right_inputs)
     if (given[0] is None) != (given[1] is None):
         raise ArchitectureError("--left-inputs and --right-inputs go together: both models must get the same input")
     inputs = (called(given[0]), called(given[1])) if given[0] is not None else None
-    answer = remap(*sides, hints=args.pin, inputs=inputs, verify=not args.no_verify)
+    if args.save is not None and is_callable_name(args.left):
+        raise ArchitectureError(
+            f"--save {args.save}: {args.left} has no weights to convert; give a checkpoint on the left"
+        )
+    hints = list(args.pin)
+
+    def found() -> Remap:
+        return remap(*sides, hints=hints, inputs=inputs, verify=not args.no_verify, layers=args.layers)
+
+    answer = found()
+    while args.ask and (told := _asked(answer)):
+        hints.append(told)
+        try:
+            answer = found()
+        except (RuleError, PlanError) as error:
+            print(error, file=sys.stderr)
+            hints.pop()
     if args.output is not None and answer.unproven is None:
-        answer.rules.write(args.output)
+        (answer.draft or answer.rules).write(args.output)
     if args.format == "json":
         print(json.dumps(_document(answer), indent=2))
     else:
         _show(answer, args)
-    return 0 if _is_done(answer, verify=not args.no_verify) else 1
+    done = not answer.undecided and answer.unproven is None
+    if args.save is not None and answer.unproven is None:
+        convert(answer.rules, args.left.partition("#")[0], args.save, partial=True)
+        print(f"{args.save}: written{'' if done else ', without what stays open'}", file=sys.stderr)
+    return 0 if done else 1
 
 
-def _is_done(answer: Remap, *, verify: bool) -> bool:
-    proven = answer.verification is not None and answer.verification.passed
-    return not answer.undecided and (proven or not verify)
+def _asked(answer: Remap) -> str:
+    """The answer of a person to the first open question; empty to leave it open."""
+    if not answer.undecided or not sys.stdin.isatty():
+        return ""
+    print(answer.undecided[0].question, file=sys.stderr)
+    try:
+        return input("rule (empty: leave it open): ").strip()
+    except EOFError:
+        return ""
 
 
 def _arguments(texts: list[str]) -> dict[str, Any]:
@@ -92,6 +135,9 @@ def _show(answer: Remap, args: argparse.Namespace) -> None:
         return
     rules = len(answer.rules.rules)
     print(f"{len(answer.evidence):,} tensors of the right decided by {rules:,} rules")
+    if answer.draft is not None:
+        guesses = len(answer.draft.rules) - rules
+        print(f"{guesses:,} more are guesses, marked so: confirm each with --pin, or delete the word `guess`")
     if args.why:
         for name, evidence in answer.evidence.items():
             print(f"  {name}: {evidence}")
@@ -107,7 +153,7 @@ def _show(answer: Remap, args: argparse.Namespace) -> None:
     if args.output is not None:
         print(f"{args.output}: written")
     else:
-        sys.stdout.write(f"\n{answer.rules}")
+        sys.stdout.write(f"\n{answer.draft or answer.rules}")
 
 
 def _verdict(answer: Remap) -> str:
@@ -129,6 +175,7 @@ def _document(answer: Remap) -> dict[str, Any]:
     proof = answer.verification
     return {
         "rules": str(answer.rules),
+        "draft": None if answer.draft is None else str(answer.draft),
         "unproven": None if answer.unproven is None else str(answer.unproven),
         "undecided": [{"left": one.left, "right": one.right, "question": one.question} for one in answer.undecided],
         "left_only": {one.name: one.reason for one in answer.left_only},

@@ -162,6 +162,21 @@ def inventory_of(model: PreTrainedModel, key_mapping: Mapping[str, str] | None) 
     )
 
 
+def on_disk(model: PreTrainedModel, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors as `save_pretrained` would write them: names and layouts of checkpoints.
+
+    Raises:
+        InternalsChangedError: The library's way back is not the one known here.
+    """
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+
+        with quiet():
+            return dict(revert_weight_conversion(model, dict(state)))
+    except (ImportError, AttributeError, TypeError, RuntimeError, ValueError) as error:
+        raise InternalsChangedError(str(error)) from None
+
+
 def base_model(model: PreTrainedModel) -> Any:
     """The pretrained part of a head class; the model itself when it is one."""
     return getattr(model, model.base_model_prefix, model) if model.base_model_prefix else model

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ class Operand:
         module: The model, where it can be run.
         ties: Second names, and the first name of the same tensor.
         buffers: Names of tensors that do not train.
+        saved_as: Whether rules shall have the names of the model's checkpoints, which may differ from the module's.
     """
 
     label: str
@@ -37,19 +38,23 @@ class Operand:
     module: torch.nn.Module | None = None
     ties: Mapping[str, str] = field(default_factory=dict)
     buffers: frozenset[str] = frozenset()
+    saved_as: bool = False
 
     def is_buffer(self, name: str) -> bool:
         """Whether this tensor does not train."""
         return name in self.buffers
 
 
-def operand(source: Any, side: str, arguments: Mapping[str, Any] | None = None) -> Operand:
+def operand(
+    source: Any, side: str, arguments: Mapping[str, Any] | None = None, *, memory_names: bool = False
+) -> Operand:
     """Resolve what a user gave for a side.
 
     Args:
         source: A model, `module:callable`, `file.py:callable`, `org/name#Class`, names with specs, or a checkpoint.
         side: What to call it where it has no name of its own.
         arguments: Keyword arguments of the callable, or values of the class's config.
+        memory_names: Whether rules shall have the names of the module, not of its checkpoints.
 
     Raises:
         ArchitectureError: The model cannot be built.
@@ -60,8 +65,8 @@ def operand(source: Any, side: str, arguments: Mapping[str, Any] | None = None) 
     if hasattr(source, "named_parameters") and hasattr(source, "state_dict"):
         return _of_module(source, type(source).__name__)
     if isinstance(source, str) and "#" in source:
-        return _of_module(_of_class(source, arguments or {}), source)
-    if isinstance(source, str) and _is_callable_name(source):
+        return replace(_of_module(_of_class(source, arguments or {}), source), saved_as=not memory_names)
+    if isinstance(source, str) and is_callable_name(source):
         return _of_module(_built(source, arguments or {}), source)
     if arguments:
         raise ArchitectureError(f"{source}: takes no arguments; they are for module:callable and org/name#Class")
@@ -80,7 +85,8 @@ def _of_module(module: Any, label: str) -> Operand:
     return Operand(label, shapes, module, ties, frozenset(tensors) - frozenset(parameters))
 
 
-def _is_callable_name(text: str) -> bool:
+def is_callable_name(text: str) -> bool:
+    """Whether this is `module:callable` or `file.py:callable`."""
     place, colon, name = text.rpartition(":")
     return bool(colon) and name.replace(".", "a").isidentifier() and (place.endswith(".py") or _is_dotted(place))
 

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ckptmap.checkpoint import open_checkpoint
 from ckptmap.conversion.convert import convert
 from ckptmap.errors import ArchitectureError, CheckpointError, PlanError, RuleError
 from ckptmap.remapping import Remap, remap
+from ckptmap.rules.plan import bind
 
 EXAMPLES = """\
   ckptmap remap FacebookAI/roberta-base#RobertaForSequenceClassification my_model:build -o roberta.ckptmap
@@ -97,9 +99,23 @@ def run(args: argparse.Namespace) -> int:
         _show(answer, args)
     done = not answer.undecided and answer.unproven is None
     if args.save is not None and answer.unproven is None:
-        convert(answer.rules, args.left.partition("#")[0], args.save, partial=True)
+        _save(answer, args.left.partition("#")[0], args.save)
         print(f"{args.save}: written{'' if done else ', without what stays open'}", file=sys.stderr)
     return 0 if done else 1
+
+
+def _save(answer: Remap, source: str, out: Path) -> None:
+    """Convert the left's weights, all that is decided of them."""
+    with open_checkpoint(source) as checkpoint:
+        shapes = {name: spec.shape for name, spec in checkpoint.items()}
+        given = bind(answer.rules, shapes, None, partial=True).right
+        lacking = [name for name in answer.evidence if name not in given]
+        if lacking:
+            raise ArchitectureError(
+                f"--save {out}: {source} has no tensors for {lacking[0]} and {len(lacking) - 1} more; the rules are "
+                "written for other names than the checkpoint's (leave --memory-names out, or convert by hand)"
+            )
+        convert(answer.rules, checkpoint, out, partial=True)
 
 
 def _asked(answer: Remap) -> str:

@@ -252,7 +252,8 @@ def _equations(place: Place, pair: Pair, question: str, *, turned: bool | None, 
             square = len(shape) == 2 and shape == their_shape and shape[0] == shape[1] > 1
             turn = square and (turned if turned is not None else bool(question) and TURNED in turns)
             doubted = question if len(shape) >= 2 or pair.role.removeprefix("norm of the ") in ROTATED else ""
-            yield Named(written(ours, theirs, shape, their_shape, turned=bool(turn)), pair.evidence, doubted)
+            equation = written(ours, theirs, shape, their_shape, turned=bool(turn))
+            yield Named(equation, pair.evidence, doubted, f"{one.tensors[a]} <-> {other.tensors[b]}" if doubted else "")
 
 
 # ------------------------------------------------------------------ the rest
@@ -296,8 +297,11 @@ def _leave(
     for question, guesses in questions.items():
         ours = tuple(dict.fromkeys(name.partition(MARK)[0] for one in guesses for name in one.written.left))
         theirs = tuple(dict.fromkeys(name.partition(MARK)[0] for one in guesses for name in one.written.right))
-        text = f"{theirs[0]} and {len(theirs) - 1} more: {question}" if len(theirs) > 1 else f"{theirs[0]}: {question}"
-        found.open.append(Open(ours, theirs, f"{text} Confirm with --pin, or give models that can be run"))
+        more = f" and {len(theirs) - 1} more" if len(theirs) > 1 else ""
+        pins = list(dict.fromkeys(one.pattern for one in guesses))
+        others = f" (and so on for {len(pins) - 1} more)" if len(pins) > 1 else ""
+        answer = f"--pin '{pins[0]}'{others}, with shapes if not as it is; or give models that can be run"
+        found.open.append(Open(ours, theirs, f"{theirs[0]}{more}: {question} {answer}"))
     for place in places:
         rest = [_open_templates(place, side, done[side]) for side in (0, 1)]
         _ask(found, place, rest[0], rest[1])

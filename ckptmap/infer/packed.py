@@ -87,6 +87,8 @@ def packed_equations(
         others = [one.tensors.get(kind) or (one.main if kind in ("", "weight") else None) for one in parts]
         if None in others:
             continue
+        terms = [str(template)], [str(one) for one in others]
+        pattern = " <-> ".join(", ".join(end) for end in (terms if on_left else terms[::-1]))
         tables = [part_units(one) for one in others if one is not None]
         whole = whole_units(template)
         if len(next(iter(tables[0]))) > len(next(iter(whole))):
@@ -102,7 +104,7 @@ def packed_equations(
                 names = {"whole": name} | {f"part{at}": end[0] for at, end in enumerate(ends) if end}
                 # A bias has no way round.
                 doubt = "" if question == WAY and len(shape) == 1 else question
-                yield Named(_named(made, names), evidence, doubt)
+                yield Named(_named(made, names), evidence, doubt, pattern)
 
 
 def _named(made: Written, names: Mapping[str, str]) -> Written:

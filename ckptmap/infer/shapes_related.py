@@ -28,11 +28,13 @@ class Named:
         written: The equation, between tensors by their full names.
         evidence: Why.
         question: What has to be answered before it is more than a guess; empty if it is decided.
+        pattern: The rule for all layers that would confirm it as it is.
     """
 
     written: Written
     evidence: str
     question: str = ""
+    pattern: str = ""
 
 
 @cache

@@ -55,12 +55,15 @@ class _Numbered:
     """What stands beneath each number at one place of the names."""
 
     below: dict[str, set[object]] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
+    tensors: int = 0
+    nested: int = 0
 
-    def add(self, number: str, rest: object) -> None:
+    def add(self, number: str, rest: str, shape: Sizes) -> None:
         """Note a tensor beneath a number."""
-        self.below.setdefault(number, set()).add(rest)
-        self.counts[number] = self.counts.get(number, 0) + 1
+        # Right beneath a number, in a module that holds tensors only, shapes count too.
+        self.below.setdefault(number, set()).add((rest, shape) if rest.count(".") <= 1 else rest)
+        self.tensors += 1
+        self.nested += SLOT in rest and "expert" not in rest
 
 
 def templates(shapes: Mapping[str, Sizes]) -> list[Template]:
@@ -76,9 +79,7 @@ def templates(shapes: Mapping[str, Sizes]) -> list[Template]:
         for match in reversed(matches):
             start, stop = match.span()
             rest = name[stop:end] + rest
-            # Right beneath a number, in a module that holds tensors only, shapes count too.
-            beneath: object = (rest, shapes[name]) if rest.count(".") <= 1 else rest
-            places.setdefault(name[:start], _Numbered()).add(name[start:stop], beneath)
+            places.setdefault(name[:start], _Numbered()).add(name[start:stop], rest, shapes[name])
             rest, end = SLOT + rest, start
     indices = {place: _stacks(numbered) for place, numbered in places.items()}
     found: dict[str, Template] = {}
@@ -107,10 +108,8 @@ def _stacks(numbered: _Numbered) -> dict[str, tuple[int, int | None]]:
     """Rank of each number that is an index, and the kind of its module where kinds take turns."""
     digits = sorted(numbered.below, key=int)
     if len(digits) == 1:
-        beneath = numbered.below[digits[0]]
-        # What holds stacks itself is a wrapper, no layer.
-        stacks = sum(SLOT in str(rest) for rest in beneath)
-        lone = digits[0] == "0" and numbered.counts["0"] >= LAYER and 2 * stacks < len(beneath)
+        # What holds layers itself is a wrapper, no layer.
+        lone = digits[0] == "0" and numbered.tensors >= LAYER and 2 * numbered.nested < numbered.tensors
         return {"0": (0, None)} if lone else {}
     clusters: list[tuple[set[object], list[str]]] = []
     for digit in digits:

@@ -232,3 +232,64 @@ def test_wrong_operands_are_named(
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
+
+
+MIXTRAL = {
+    "vocab_size": 51,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 24,
+    "num_local_experts": 4,
+    "max_position_embeddings": 32,
+}
+
+
+def test_rules_of_a_transformers_class_are_for_its_checkpoints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import load_file
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    model = MixtralForCausalLM(MixtralConfig(**MIXTRAL))
+    model.save_pretrained(tmp_path / "hub")
+    made_of = "t.MixtralForCausalLM(t.MixtralConfig.from_pretrained('hub'))"
+    (tmp_path / "mine.py").write_text(f"import transformers as t\ndef build():\n    return {made_of}\n")
+    monkeypatch.chdir(tmp_path)
+    argv = ["remap", "hub#MixtralForCausalLM", "mine.py:build", "-o", "mixtral.ckptmap"]
+    assert main([*argv, "--save", "out.safetensors"]) == 0
+    line = "experts.{j}.{w1,w3}.weight <-> mlp.experts.gate_up_proj : o m <-> j [o + o] m"
+    assert line in (tmp_path / "mixtral.ckptmap").read_text()
+    made, want = load_file(tmp_path / "out.safetensors"), model.state_dict()
+    assert made.keys() == want.keys()
+    assert all(torch.equal(made[name], want[name]) for name in want)
+    capsys.readouterr()
+    assert main([*argv, "--save", "again.safetensors", "--memory-names"]) == 2
+    assert "--memory-names" in capsys.readouterr().err
+    assert not (tmp_path / "again.safetensors").exists()
+
+
+def test_guesses_are_written_as_such_and_questions_asked_on_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import save_file
+
+    layer = ("attn.{q}.weight", "attn.{k}.weight", "attn.{v}.weight", "attn.o.weight", "norm.weight")
+    names = ("embed.weight", *(f"layers.{n}.{name}" for n in (0, 1) for name in layer))
+    for file, words in (("a", {"q": "wq", "k": "wk", "v": "wv"}), ("b", {"q": "query", "k": "key", "v": "value"})):
+        shapes = ((11, 8), *((8, 8), (4, 8), (4, 8), (8, 8), (8,)) * 2)
+        tensors = {name.format(**words): torch.zeros(shape) for name, shape in zip(names, shapes, strict=True)}
+        save_file(tensors, tmp_path / f"{file}.safetensors")
+    a, b, out = (str(tmp_path / name) for name in ("a.safetensors", "b.safetensors", "rules.ckptmap"))
+    assert main(["remap", a, b, "-o", out]) == 1
+    assert "guess attn.wq.weight" in Path(out).read_text()
+    shown = capsys.readouterr().out
+    assert "2 more are guesses" in shown
+    assert "--pin 'layers.{i}.attn.wk.weight <-> layers.{i}.attn.key.weight'" in shown
+    assert main(["check", out]) == 1
+    answers = iter(["no rule at all", "layers.{i}.attn.wq.weight <-> layers.{i}.attn.query.weight"])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda prompt: next(answers))
+    assert main(["remap", a, b, "-o", out, "--ask"]) == 0
+    assert main(["check", out]) == 0

@@ -144,6 +144,7 @@ def _by_modules(
     from ckptmap.infer.inputs import call_with
     from ckptmap.infer.probe_runs import Subject
     from ckptmap.infer.proof import prove
+    from ckptmap.infer.siblings import straightened
 
     left, right = sides
     assert left.module is not None and right.module is not None
@@ -159,16 +160,21 @@ def _by_modules(
     evidence = {name: seen.found.evidence.get(name, PROBED) for name in found}
     found |= pinned
     evidence |= dict.fromkeys(pinned, PINNED)
+    models = (
+        Subject(left.module, calls[0], left.label, learnt=seen.learnt[0]),
+        Subject(right.module, calls[1], right.label, learnt=seen.learnt[1]),
+    )
     answer = _answer(sides, found, evidence, seen.silent)
-    proof = None
-    if verify:
-        models = (
-            Subject(left.module, calls[0], left.label, learnt=seen.learnt[0]),
-            Subject(right.module, calls[1], right.label, learnt=seen.learnt[1]),
-        )
-        proof = prove(answer.rules, *models, seen.compared)
-        if not proof.passed:
-            return _disproven(answer, proof, sides)
+    proof = prove(answer.rules, *models, seen.compared) if verify else None
+    if len(answer.evidence) < len(found) and verify:
+        straight = straightened(found, left.shapes)
+        better = _answer(sides, straight, evidence, seen.silent)
+        if len(better.evidence) > len(answer.evidence):
+            again = prove(better.rules, *models, seen.compared)
+            if again.passed:
+                found, answer, proof = straight, better, again
+    if proof is not None and not proof.passed:
+        return _disproven(answer, proof, sides)
     saved, carried, reasons = _as_saved(sides, found, evidence)
     if saved != sides:
         answer = _answer(saved, carried, reasons, seen.silent)

@@ -12,6 +12,7 @@ from ckptmap.infer.extend import Partial, extend
 from ckptmap.infer.leftovers import pair_leftovers
 from ckptmap.infer.probe_runs import Runner, Subject
 from ckptmap.infer.probes import Probed, agreement, probe
+from ckptmap.infer.siblings import complete_siblings
 from ckptmap.infer.stacks import KEPT, Stack, carry_on, cut
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ def _search(modules: Modules, calls: Calls, labels: tuple[str, str], learnt: Lea
     if best is None:
         raise problem or ArchitectureError(f"{labels[0]} and {labels[1]} cannot be compared")
     extend(best.found)
+    complete_siblings(best.found)
     return best
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ckptmap.infer.by_modules import ByModules
     from ckptmap.infer.findings import Elements
     from ckptmap.infer.inputs import Inputs
+    from ckptmap.infer.probe_runs import Subject
     from ckptmap.infer.proof import Verification
     from ckptmap.spec import TensorSpec
 
@@ -90,7 +91,10 @@ def remap(
     """
     sides = operand(left, "left"), operand(right, "right")
     if sides[0].module is not None and sides[1].module is not None and layers is None:
-        return _by_modules(sides, _pinned(hints or (), sides), inputs, verify)
+        from ckptmap.infer.running import one_thread
+
+        with one_thread():
+            return _by_modules(sides, _pinned(hints or (), sides), inputs, verify)
     if inputs is not None:
         reason = "layers are chosen" if layers is not None else "one side is not a model that could run on them"
         raise ArchitectureError(f"inputs are given, and {reason}; leave them out")
@@ -139,11 +143,12 @@ def _by_names(sides: tuple[Operand, Operand], hints: Sequence[str], layers: str 
 def _by_modules(
     sides: tuple[Operand, Operand], pinned: Elements, inputs: tuple[Inputs, Inputs] | None, verify: bool
 ) -> Remap:
-    from ckptmap.infer.by_modules import by_modules
+    from ckptmap.infer.by_modules import by_modules, learnt_elsewhere
     from ckptmap.infer.guessed_inputs import guessed_calls
     from ckptmap.infer.inputs import call_with
     from ckptmap.infer.probe_runs import Subject
     from ckptmap.infer.proof import prove
+    from ckptmap.infer.proposals import NAMED
     from ckptmap.infer.siblings import straightened
 
     left, right = sides
@@ -153,32 +158,70 @@ def _by_modules(
         calls = guessed_calls(left.module, right.module, labels)
     else:
         calls = call_with(inputs[0]), call_with(inputs[1])
-    seen = by_modules(left.module, right.module, *calls, labels=labels)
-    found = _without_ties(seen.found.elements, sides)
-    _check_alike(seen, found, labels)
+    problem: ArchitectureError | None = None
+    compared: tuple[tuple[str, str], ...] = ()
+    found: Elements = {}
+    try:
+        seen = by_modules(left.module, right.module, *calls, labels=labels)
+        found = _without_ties(seen.found.elements, sides)
+        _check_alike(seen, found, labels)
+        learnt, silent, compared = seen.learnt, seen.silent, seen.compared
+        evidence = {name: seen.found.evidence.get(name, PROBED) for name in found}
+    except ArchitectureError as error:
+        problem, found, evidence = error, {}, {}
+        learnt, silent = learnt_elsewhere(left.module, right.module), frozenset()
     _check_pins(pinned, found)
-    evidence = {name: seen.found.evidence.get(name, PROBED) for name in found}
     found |= pinned
     evidence |= dict.fromkeys(pinned, PINNED)
     models = (
-        Subject(left.module, calls[0], left.label, learnt=seen.learnt[0]),
-        Subject(right.module, calls[1], right.label, learnt=seen.learnt[1]),
+        Subject(left.module, calls[0], left.label, learnt=learnt[0]),
+        Subject(right.module, calls[1], right.label, learnt=learnt[1]),
     )
-    answer = _answer(sides, found, evidence, seen.silent)
-    proof = prove(answer.rules, *models, seen.compared) if verify else None
+    named, agreed = _confirmed_names(sides, models, found)
+    if named:
+        found |= named
+        evidence |= dict.fromkeys(named, NAMED)
+        compared = agreed
+    elif problem is not None:
+        raise problem
+    answer = _answer(sides, found, evidence, silent)
+    proof = prove(answer.rules, *models, compared) if verify else None
     if len(answer.evidence) < len(found) and verify:
         straight = straightened(found, left.shapes)
-        better = _answer(sides, straight, evidence, seen.silent)
+        better = _answer(sides, straight, evidence, silent)
         if len(better.evidence) > len(answer.evidence):
-            again = prove(better.rules, *models, seen.compared)
+            again = prove(better.rules, *models, compared)
             if again.passed:
                 found, answer, proof = straight, better, again
     if proof is not None and not proof.passed:
         return _disproven(answer, proof, sides)
     saved, carried, reasons = _as_saved(sides, found, evidence)
     if saved != sides:
-        answer = _answer(saved, carried, reasons, seen.silent)
+        answer = _answer(saved, carried, reasons, silent)
     return replace(answer, verification=proof)
+
+
+def _confirmed_names(
+    sides: tuple[Operand, Operand], models: tuple[Subject, Subject], found: Elements
+) -> tuple[Elements, tuple[tuple[str, str], ...]]:
+    """What names propose for right tensors that running did not find, where running then confirms it."""
+    import numpy
+
+    from ckptmap.infer.proposals import confirmed, proposed
+
+    left, right = sides
+    if all((array >= 0).all() for array in found.values()) and set(found) >= set(models[1].parameters) - {*right.ties}:
+        return {}, ()
+    named = {name: array for name, array in proposed(left, right, found).items() if name in models[1].parameters}
+    if not named:
+        return {}, ()
+    nothing = {name: numpy.full(right.shapes[name], -1, dtype=numpy.int64) for name in models[1].parameters}
+    trial = nothing | {name: array for name, array in (found | named).items() if name in nothing}
+    for second, first in right.ties.items():
+        if second in trial and first in trial:
+            trial[second] = trial[first]
+    felt, compared = confirmed(models, trial, tuple(named))
+    return {name: array for name, array in named.items() if name in felt}, compared
 
 
 def _as_saved(

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ckptmap.errors import ArchitectureError
+from ckptmap.infer.agreement import agreement
 from ckptmap.infer.extend import Partial, extend
 from ckptmap.infer.leftovers import pair_leftovers
 from ckptmap.infer.probe_runs import Runner, Subject
-from ckptmap.infer.probes import Probed, agreement, probe
+from ckptmap.infer.probes import Probed, probe
 from ckptmap.infer.siblings import complete_siblings
 from ckptmap.infer.stacks import KEPT, Stack, carry_on, cut
 

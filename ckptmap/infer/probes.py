@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptmap.errors import ArchitectureError
+from ckptmap.infer.agreement import common_width
 from ckptmap.infer.places import close, common_places
 from ckptmap.infer.probe_classes import Classes, equal_classes
 from ckptmap.infer.probe_runs import Run, Subject
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     import numpy
     import torch
 
-    from ckptmap.infer.findings import Elements
 
 CHANNELS = 6
 """Functionals per run: a chance meeting of two elements would have to happen in all of them."""
@@ -69,33 +69,6 @@ def probe(left: Subject, right: Subject) -> Probed:
     return _Search(left, right).result()
 
 
-def agreement(left: Subject, right: Subject, elements: Elements) -> tuple[tuple[str, str], ...]:
-    """Places whose values are equal when both models are filled with distinct values that an element map makes alike.
-
-    Args:
-        left: The left model.
-        right: The right model.
-        elements: Left elements, counted through all of the left's tensors, for each right tensor.
-    """
-    import numpy
-
-    random = numpy.random.default_rng(7)
-    width = _common_width([*left.shapes.values(), *right.shapes.values()])
-    values: dict[str, numpy.ndarray] = {}
-    flat = []
-    for name, shape in left.shapes.items():
-        if name in left.parameters:
-            fresh = random.standard_normal(shape) / width**0.5
-            values[name] = 0.5 + random.random(shape) if sum(size > 1 for size in shape) < 2 else fresh
-        kept = values.get(name, left.own.get(name))
-        flat.append(numpy.zeros(numpy.prod(shape, dtype=numpy.int64)) if kept is None else kept.reshape(-1))
-    everything = numpy.concatenate([*flat, numpy.full(1, 1.5 / width**0.5)])
-    filled = {name: everything[elements[name]] for name in right.parameters}
-    runs = left.run(values), right.run(filled)
-    found = common_places(*runs)
-    return tuple(found) if any("output" in (a.split()[0], b.split()[0]) for a, b in found) else ()
-
-
 class _Search:
     def __init__(self, left: Subject, right: Subject) -> None:
         import numpy
@@ -104,7 +77,7 @@ class _Search:
         self.partner = numpy.full(self.right.size, -1, dtype=numpy.int64)
         self.taken = numpy.zeros(self.left.size, dtype=bool)
         self.random = numpy.random.default_rng(20)
-        self.width = _common_width([*left.shapes.values(), *right.shapes.values()])
+        self.width = common_width([*left.shapes.values(), *right.shapes.values()])
         scouts = [_scout(side, self.width) for side in (self.left, self.right)]
         self.tables = (scouts[0][0], scouts[1][0])
         self.scales = (scouts[0][1], scouts[1][1])
@@ -355,16 +328,6 @@ class _Search:
 
 def _module(name: str) -> str:
     return name.rpartition(".")[0]
-
-
-def _common_width(shapes: Sequence[tuple[int, ...]]) -> int:
-    """The dim that stands most often: the width of the models' hidden states, in most of them."""
-    counts: dict[int, int] = {}
-    for shape in shapes:
-        for size in shape:
-            if size > 1:
-                counts[size] = counts.get(size, 0) + 1
-    return max(counts, key=lambda size: (counts[size], size), default=1)
 
 
 def _scout(side: Side, width: int) -> tuple[dict[str, numpy.ndarray], set[str]]:

@@ -100,3 +100,16 @@ def differentiable() -> Iterator[None]:
             for switch, enter, leave in kept:
                 switch.__enter__, switch.__exit__ = enter, leave  # type: ignore[method-assign]
             torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Small models run as fast on one thread, and do not wait for threads that other programs keep busy."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

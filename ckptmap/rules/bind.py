@@ -6,50 +6,42 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 from ckptmap.errors import PlanError
-from ckptmap.rules.compiled import CompiledRule, LaidEnd, Layout, Lengths, Stacked
-from ckptmap.rules.names import Binding, Matcher, NamePattern
+from ckptmap.rules.compiled import CompiledRule, Layout, Lengths, Stacked
+from ckptmap.rules.instances import ONLY, Instance, Slot, end_of, expanded, heading, slots_of
+from ckptmap.rules.names import Binding, Index, Matcher, NamePattern
 from ckptmap.rules.overlap import PatternTree
-from ckptmap.rules.plan import BoundBlock, End, Equation, Piece, Plan, Sizes
+from ckptmap.rules.plan import BoundBlock, Equation, Plan, Sizes
 from ckptmap.rules.rules import Rules, Tie
-from ckptmap.rules.shapes import ShapeError
+from ckptmap.rules.shapes import ShapeError, UnknownSizeError
+
+SIDES = ("left", "right")
 
 Inventory: TypeAlias = "Mapping[str, Sizes]"
-Slot: TypeAlias = "tuple[int, Stacked]"
-"""A term, and the numbers of its stacked indices."""
-
-
-ONLY: Slot = (0, ())
-"""The slot of a side's only tensor."""
-
-
-class _Instance:
-    """A rule for one choice of its shared variables, and the tensors that are there for it, left and right."""
-
-    __slots__ = ("binding", "found", "rule")
-
-    def __init__(self, rule: CompiledRule, binding: Binding) -> None:
-        self.rule = rule
-        self.binding = binding
-        self.found: tuple[dict[Slot, str], dict[Slot, str]] = ({}, {})
 
 
 class Binder:
     """Gathers equations and problems for two inventories, of which the right may be unknown."""
 
     def __init__(
-        self, rules: Rules, sides: tuple[Inventory, Inventory | None], sizes: Mapping[str, int], partial: bool
+        self,
+        rules: Rules,
+        sides: tuple[Inventory, Inventory | None],
+        sizes: Mapping[str, int],
+        partial: bool,
+        hints: Inventory,
     ) -> None:
         self._rules = rules
         self._inventories = sides
         self._sizes = sizes
         self._partial = partial
+        self._hints = hints if sides[1] is None else {}
         self._compiled = [CompiledRule(rule) for rule in rules.rules]
         self._told: list[Lengths] = [
             tuple((a, sizes[a]) for a in sorted(c.axes | {*c.stacked[0], *c.stacked[1]}) if a in sizes)
             for c in self._compiled
         ]
         self._problems: list[str] = []
-        self._instances: dict[tuple[int, tuple[int | str, ...]], _Instance] = {}
+        self._instances: dict[tuple[int, tuple[int | str, ...]], Instance] = {}
         self._uncovered: tuple[list[str], list[str]] = ([], [])
         self._ties: tuple[list[tuple[str, str]], list[tuple[str, str]]] = ([], [])
         self._shapes: tuple[dict[str, Sizes], dict[str, Sizes]] = ({}, {})
@@ -63,6 +55,7 @@ class Binder:
         for side, inventory in enumerate(self._inventories):
             if inventory is not None:
                 self._assign(side, inventory)
+        self._take_hints()
         self._add_makeable()
         at = {id(rule): number for number, rule in enumerate(self._compiled)}
         equations = [
@@ -91,6 +84,8 @@ class Binder:
             tuple(self._ties[1]),
             tuple(self._uncovered[0]),
             tuple(self._uncovered[1]),
+            self._rules,
+            self._sizes,
         )
 
     def _problem(self, line: int, text: str) -> None:
@@ -98,6 +93,16 @@ class Binder:
 
     def _assign(self, side: int, inventory: Inventory) -> None:
         """Give each tensor of a side to its rule."""
+        seconds = self._tied(side, inventory)
+        called = {name: first for name in inventory if (first := seconds.get(name, name)) is not None}
+        for name, owner in self._owners(side, called):
+            if owner is None:
+                self._uncovered[side].append(name)
+            else:
+                self._take(side, name, *owner)
+
+    def _owners(self, side: int, names: Mapping[str, str]) -> Iterator[tuple[str, tuple[int, int, Binding] | None]]:
+        """For each name the rule, the term and the binding of what it is called, if there are any."""
         tree: PatternTree[tuple[int, int, Matcher]] = PatternTree()
         for number, rule in enumerate(self._compiled):
             seen: set[NamePattern] = set()
@@ -105,25 +110,25 @@ class Binder:
                 if isinstance(term, NamePattern) and term not in seen:
                     seen.add(term)
                     tree.add(term, (number, position, term.matcher()))
-        seconds = self._tied(side, inventory)
-        for name in inventory:
-            called = seconds.get(name, name)
-            if called is None:
-                continue
+        for name, called in names.items():
             for number, position, matcher in tree.candidates(called):
                 binding = matcher.match(called)
                 if binding is not None:
-                    self._take(side, number, position, name, binding)
+                    yield name, (number, position, binding)
                     break
             else:
-                self._uncovered[side].append(name)
+                yield name, None
 
-    def _take(self, side: int, number: int, position: int, name: str, binding: Binding) -> None:
+    def _take(self, side: int, name: str, number: int, position: int, binding: Binding) -> None:
         rule = self._compiled[number]
+        for term, index in rule.lacking:
+            if index.variable in rule.shared and index.number(int(binding[index.variable])) < 0:
+                self._no_number(side, name, rule, term, index)
+                return
         key = number, tuple([binding[variable] for variable in rule.shared])
         instance = self._instances.get(key)
         if instance is None:
-            instance = self._instances[key] = _Instance(rule, {v: binding[v] for v in rule.shared})
+            instance = self._instances[key] = Instance(rule, {v: binding[v] for v in rule.shared})
         stacked: Stacked = ()
         if rule.stacked[side]:
             stacked = tuple(int(binding[variable]) for variable in rule.stack_of(side, position))
@@ -133,6 +138,36 @@ class Binder:
             for other, term in enumerate(rule.sides[side]):
                 if term == pattern:
                     instance.found[side][other, stacked] = name
+
+    def _no_number(self, side: int, name: str, rule: CompiledRule, term: NamePattern, index: Index) -> None:
+        if self._partial:
+            self._uncovered[side].append(name)
+            return
+        self._problem(
+            rule.rule.line,
+            f"{name}: {index} in {term} would be below 0. Count from there (`{index}` written as `{{{index.variable}}}`, "
+            f"and more elsewhere), and give {name} a rule of its own.",
+        )
+
+    def _take_hints(self) -> None:
+        """Remember shapes of the unknown side, and make equations for what is there and nowhere on the left."""
+        seconds = {
+            second: first
+            for tie in self._ties_of(1)
+            for second, first in _matches(tie.second, tie.name, self._hints)
+            if first not in self._hints
+        }
+        for name, owner in self._owners(1, {name: seconds.get(name, name) for name in self._hints}):
+            if owner is None:
+                continue
+            number, position, binding = owner
+            rule = self._compiled[number]
+            key = number, tuple([binding[variable] for variable in rule.shared])
+            instance = self._instances.get(key)
+            if instance is None and not rule.has_names(0):
+                instance = self._instances[key] = Instance(rule, binding)
+            if instance is not None:
+                instance.hinted[position] = tuple(self._hints[name])
 
     def _tied(self, side: int, inventory: Inventory) -> dict[str, str | None]:
         """Second names that are there: None where the first is there too, else the first, for which it stands."""
@@ -173,7 +208,7 @@ class Binder:
                     rule.layout(nothing, self._told[number])
                 except ShapeError:
                     continue
-                self._instances[number, ()] = _Instance(rule, {})
+                self._instances.setdefault((number, ()), Instance(rule, {}))
 
     def _check_used(self) -> None:
         used = {number for number, _ in self._instances}
@@ -186,7 +221,7 @@ class Binder:
                 rule.rule.line, f"matches nothing: no tensor is called {names}. Delete it, or put `maybe` before it."
             )
 
-    def _equation(self, instance: _Instance, told: Lengths) -> Equation | None:
+    def _equation(self, instance: Instance, told: Lengths) -> Equation | None:
         rule = instance.rule
         if rule.simple and (equation := self._simple_equation(instance, told)) is not None:
             return equation
@@ -205,9 +240,9 @@ class Binder:
         layout = None
         if len(self._problems) == before:
             try:
-                layout = rule.layout(shapes, told)
+                layout = self._layout(instance, shapes, told)
             except ShapeError as error:
-                self._problem(rule.rule.line, f"{_heading(instance)}: {error}.")
+                self._problem(rule.rule.line, f"{heading(instance)}: {error}.")
         if layout is None or not self._complete(instance, layout):
             self._give_up(instance, before)
             return None
@@ -216,7 +251,7 @@ class Binder:
             for (term, _), name in names.items():
                 self._shapes[side][name] = layout.shapes[side][term]
         blocks = tuple(
-            [BoundBlock(shape, _end(left, ours), _end(right, theirs)) for shape, left, right in layout.blocks]
+            [BoundBlock(shape, end_of(left, ours), end_of(right, theirs)) for shape, left, right in layout.blocks]
         )
         return Equation(
             rule.rule.line,
@@ -226,7 +261,19 @@ class Binder:
             layout.rename,
         )
 
-    def _simple_equation(self, instance: _Instance, told: Lengths) -> Equation | None:
+    def _layout(
+        self, instance: Instance, shapes: tuple[tuple[Sizes | None, ...], tuple[Sizes | None, ...]], told: Lengths
+    ) -> Layout:
+        """Solved from what is there; hints come in only for what stays unknown, since they may be of another size."""
+        try:
+            return instance.rule.layout(shapes, told)
+        except UnknownSizeError:
+            if not instance.hinted:
+                raise
+        hinted = tuple(instance.hinted.get(term, shape) for term, shape in enumerate(shapes[1]))
+        return instance.rule.layout((shapes[0], hinted), told)
+
+    def _simple_equation(self, instance: Instance, told: Lengths) -> Equation | None:
         """One tensor a side, both there and fitting: most of any checkpoint, so without detours."""
         rule, (inventory, other) = instance.rule, self._inventories
         left, right = instance.found[0].get(ONLY), instance.found[1].get(ONLY)
@@ -242,17 +289,17 @@ class Binder:
             return None
         ours, theirs = {ONLY: left}, {ONLY: right}
         self._shapes[0][left], self._shapes[1][right] = layout.shapes[0][0], layout.shapes[1][0]
-        blocks = tuple([BoundBlock(shape, _end(a, ours), _end(b, theirs)) for shape, a, b in layout.blocks])
+        blocks = tuple([BoundBlock(shape, end_of(a, ours), end_of(b, theirs)) for shape, a, b in layout.blocks])
         return Equation(rule.rule.line, (left,), (right,), blocks, layout.rename)
 
-    def _give_up(self, instance: _Instance, before: int) -> None:
+    def _give_up(self, instance: Instance, before: int) -> None:
         """Leave the tensors of an equation that cannot be bound to those without a rule, if that is allowed."""
         if self._partial:
             del self._problems[before:]
             for side in (0, 1):
                 self._uncovered[side].extend(dict.fromkeys(instance.found[side].values()))
 
-    def _count(self, instance: _Instance, side: int, sizes: dict[str, int]) -> None:
+    def _count(self, instance: Instance, side: int, sizes: dict[str, int]) -> None:
         """Learn the lengths of stacked indices from the numbers that are there, which must have no holes."""
         rule = instance.rule
         for variable in rule.stacked[side]:
@@ -268,17 +315,17 @@ class Binder:
             if missing is not None:
                 self._problem(
                     rule.rule.line,
-                    f"{_heading(instance)}: {{{variable}}} runs to {length - 1} without {missing}. "
+                    f"{heading(instance)}: {{{variable}}} runs to {length - 1} without {missing}. "
                     "Stacked tensors are counted from 0 without holes.",
                 )
             elif sizes.setdefault(variable, length) != length:
                 self._problem(
                     rule.rule.line,
-                    f"{_heading(instance)}: {variable} is {sizes[variable]}, and {SIDES[side]} names count {length}. "
+                    f"{heading(instance)}: {variable} is {sizes[variable]}, and {SIDES[side]} names count {length}. "
                     "Correct the size.",
                 )
 
-    def _term_shapes(self, instance: _Instance, side: int) -> tuple[Sizes | None, ...]:
+    def _term_shapes(self, instance: Instance, side: int) -> tuple[Sizes | None, ...]:
         inventory = self._inventories[side]
         shapes: list[Sizes | None] = [None] * len(instance.rule.sides[side])
         if inventory is None:
@@ -296,33 +343,30 @@ class Binder:
                 )
         return tuple(shapes)
 
-    def _complete(self, instance: _Instance, layout: Layout) -> bool:
+    def _complete(self, instance: Instance, layout: Layout) -> bool:
         """Whether all tensors are there on the sides that are known."""
         complete = True
         for side in (0, 1):
             if self._inventories[side] is None:
                 continue
-            for slot in _slots(instance, side, layout):
+            for slot in slots_of(instance, side, layout):
                 if slot not in instance.found[side]:
                     complete = False
                     self._lacks(instance, side, slot)
         return complete
 
-    def _lacks(self, instance: _Instance, side: int, slot: Slot) -> None:
+    def _lacks(self, instance: Instance, side: int, slot: Slot) -> None:
         other = next(iter([*instance.found[1 - side].values(), *instance.found[side].values()]))
         self._problem(
             instance.rule.rule.line,
-            f"there is no {SIDES[side]} tensor {_expanded(instance, side, slot)}, which goes with {other}. "
+            f"there is no {SIDES[side]} tensor {expanded(instance, side, slot)}, which goes with {other}. "
             "Correct the name, or give the checkpoint that has it.",
         )
 
-    def _names(self, instance: _Instance, side: int, layout: Layout) -> dict[Slot, str]:
+    def _names(self, instance: Instance, side: int, layout: Layout) -> dict[Slot, str]:
         if self._inventories[side] is not None:
             return instance.found[side]
-        return {slot: _expanded(instance, side, slot) for slot in _slots(instance, side, layout)}
-
-
-SIDES = ("left", "right")
+        return {slot: expanded(instance, side, slot) for slot in slots_of(instance, side, layout)}
 
 
 def _leave_out(side: int, name: str) -> str:
@@ -340,34 +384,6 @@ def _matches(pattern: NamePattern, other: NamePattern, names: Mapping[str, Sizes
         binding = matcher.match(name)
         if binding is not None:
             yield name, other.expand(binding)
-
-
-def _slots(instance: _Instance, side: int, layout: Layout) -> Iterator[Slot]:
-    for term, pattern in enumerate(instance.rule.sides[side]):
-        if isinstance(pattern, NamePattern):
-            for stacked in layout.stacks[side][term]:
-                yield term, stacked
-
-
-def _expanded(instance: _Instance, side: int, slot: Slot) -> str:
-    term, stacked = slot
-    writer = instance.rule.writers[side][term]
-    assert writer is not None
-    if not stacked:
-        return writer.write(instance.binding)
-    return writer.write(instance.binding | dict(zip(instance.rule.stack_of(side, term), stacked, strict=True)))
-
-
-def _heading(instance: _Instance) -> str:
-    """The tensors of an equation, for a message."""
-    names = [*instance.found[0].values(), *instance.found[1].values()]
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-
-
-def _end(end: LaidEnd, names: Mapping[Slot, str]) -> End:
-    if isinstance(end, str):
-        return end
-    return Piece(names[end.term, end.stacked], end.view, end.narrow, end.split, end.order, end.repeated)
 
 
 def known_sizes(rules: Rules, config: Mapping[str, Any] | None, sizes: Mapping[str, int] | None) -> dict[str, int]:

@@ -9,10 +9,10 @@ from itertools import product
 from math import prod
 from typing import Literal, TypeAlias
 
-from ckptmap.rules.names import NamePattern, Writer
+from ckptmap.rules.names import Index, NamePattern, Writer
 from ckptmap.rules.plan import Sizes
 from ckptmap.rules.rules import NOWHERE, Rule, Term
-from ckptmap.rules.shapes import Axis, Shape, ShapeError, Sum, full_shape, solve
+from ckptmap.rules.shapes import Axis, Shape, ShapeError, Sum, UnknownSizeError, full_shape, solve
 
 WHOLE = Shape((), rest=True)
 """Any tensor as it is."""
@@ -97,6 +97,17 @@ class CompiledRule:
         left, right = (tuple(None if isinstance(t, str) else t.writer() for t in side) for side in self.sides)
         return left, right
 
+    @cached_property
+    def lacking(self) -> tuple[tuple[NamePattern, Index], ...]:
+        """Terms, and what in them has no number where its variable is 0: `{i-1}`."""
+        return tuple(
+            (term, part)
+            for term in (*self.sides[0], *self.sides[1])
+            if isinstance(term, NamePattern)
+            for part in term.parts()
+            if isinstance(part, Index) and part.shift < 0
+        )
+
     def has_names(self, side: int) -> bool:
         """Whether a side names any tensor."""
         return any(isinstance(term, NamePattern) for term in self.sides[side])
@@ -120,7 +131,8 @@ class CompiledRule:
             sizes: Lengths of axes that are told.
 
         Raises:
-            ShapeError: The tensors do not fit, or a size stays unknown.
+            UnknownSizeError: A size stays unknown.
+            ShapeError: The tensors do not fit.
         """
         question = (told, sizes)
         found = self._layouts.get(question)
@@ -140,14 +152,15 @@ class CompiledRule:
         rests = self._solve(told, known)
         missing = sorted(self.axes - known.keys())
         if missing:
-            raise ShapeError(f"the size of {', '.join(missing)} is unknown; give --size {missing[0]}=…")
+            first = next(a.name for side in self.shapes for shape in side for a in shape.axes() if a.name in missing)
+            raise UnknownSizeError(f"the size of {', '.join(missing)} is unknown; give --size {first}=…")
         shapes: list[tuple[Sizes, ...]] = []
         for side in (0, 1):
             rows = []
             for term, shape in enumerate(self.shapes[side]):
                 rest = self._rest(term, rests) if shape.rest else ()
                 if rest is None:
-                    raise ShapeError("`...` stands for unknown dimensions; bind to checkpoints of both sides")
+                    raise UnknownSizeError("`...` stands for unknown dimensions; bind to checkpoints of both sides")
                 rows.append(full_shape(shape, known, rest))
             shapes.append(tuple(rows))
         blocks: list[tuple[Sizes, LaidEnd, LaidEnd]] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ class Plan:
         right_ties: The same on the right.
         uncovered_left: Left names without a rule; empty unless binding was partial.
         uncovered_right: Right names without a rule; empty unless binding was partial.
+        rules: What was bound; None for a plan made by hand.
+        sizes: Lengths of axes that were told: by the file, the config or the caller.
     """
 
     equations: tuple[Equation, ...]
@@ -91,6 +93,8 @@ class Plan:
     right_ties: tuple[tuple[str, str], ...] = ()
     uncovered_left: tuple[str, ...] = ()
     uncovered_right: tuple[str, ...] = ()
+    rules: Rules | None = field(default=None, compare=False, repr=False)
+    sizes: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
 
     def inverse(self) -> Plan:
         """The same plan with its sides exchanged."""
@@ -111,6 +115,8 @@ class Plan:
             self.left_ties,
             self.uncovered_right,
             self.uncovered_left,
+            None if self.rules is None else self.rules.inverse(),
+            self.sizes,
         )
 
 
@@ -122,6 +128,7 @@ def bind(
     config: Mapping[str, Any] | None = None,
     sizes: Mapping[str, int] | None = None,
     partial: bool = False,
+    hints: Mapping[str, Sizes] | None = None,
 ) -> Plan:
     """Find for every tensor its rule, its size and its place; one side may be unknown and is then computed.
 
@@ -132,6 +139,8 @@ def bind(
         config: The config that `config.KEY` is looked up in.
         sizes: Lengths of axes that neither shapes nor the file tell; they come before the file's.
         partial: Leave out what no rule covers or what is not complete, and list it.
+        hints: Shapes of some tensors of a side that is unknown. They tell sizes that nothing else does, and which
+            tensors there are that have no counterpart; they are no more than that, so other tensors may be missing.
 
     Raises:
         RuleError: The file itself is wrong.
@@ -142,9 +151,10 @@ def bind(
     if left is None:
         if right is None:
             raise ValueError("bind needs the names and shapes of one side at least")
-        return bind(rules.inverse(), right, None, config=config, sizes=sizes, partial=partial).inverse()
+        inverse = rules.inverse()
+        return bind(inverse, right, None, config=config, sizes=sizes, partial=partial, hints=hints).inverse()
     rules.check()
-    binder = Binder(rules, (left, right), known_sizes(rules, config, sizes), partial)
+    binder = Binder(rules, (left, right), known_sizes(rules, config, sizes), partial, hints or {})
     with collector_paused():
         return binder.plan()
 

@@ -18,6 +18,10 @@ class ShapeError(ValueError):
     """A shape does not fit its tensor, or cannot be solved."""
 
 
+class UnknownSizeError(ShapeError):
+    """Nothing tells a size."""
+
+
 @dataclass(frozen=True, slots=True)
 class Axis:
     """An axis by name; `repeated` (`*h`) holds the same values at each of its positions."""

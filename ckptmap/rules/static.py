@@ -143,6 +143,9 @@ def _axis_faults(rule: CompiledRule) -> Iterator[str]:
         if clash := sorted(set(rule.stacked[at]) & own[at]):
             yield f"{clash[0]} is an index and an axis on the {SIDES[at]}. Rename the axis."
             return
+    if late := next((i for _, i in rule.lacking if i.variable in (*rule.stacked[0], *rule.stacked[1])), None):
+        yield f"{late} would be below 0 at the start of axis {late.variable}. Write {{{late.variable}}}."
+        return
     stands: list[list[tuple[str, list[str], set[str], bool]]] = [[], []]
     for at in (0, 1):
         for part in rule.parts(at):

@@ -43,7 +43,8 @@ def example(name: str) -> tuple[dict[str, torch.Tensor], dict[str, object], dict
     if name == "llama-meta":
         return *state("LlamaForCausalLM", "LlamaConfig", num_key_value_heads=2), {}
     if name == "neox-split":
-        return *state("GPTNeoXForCausalLM", "GPTNeoXConfig"), {}
+        tensors, config = state("GPTNeoXForCausalLM", "GPTNeoXConfig")
+        return {name.replace("lm_head", "embed_out"): value for name, value in tensors.items()}, config, {}
     if name == "mixtral-stacked":
         tensors, config = state("MixtralForCausalLM", "MixtralConfig", num_key_value_heads=2, num_local_experts=12)
         return *on_disk(tensors), {}

@@ -31,6 +31,9 @@ Names: TypeAlias = "Checkpoint | Mapping[str, TensorSpec | torch.Tensor]"
 Side: TypeAlias = "Operand | torch.nn.Module | Names | str | os.PathLike[str]"
 """What may stand on a side: a model, a checkpoint or state dict, or the name of one of them."""
 
+MOST_ELEMENTS = 24_000_000
+"""Larger models are not run: all elements are held several times over in float64."""
+
 PROBED = "equal outputs and derivatives when both models are filled alike"
 PINNED = "told by a pin"
 
@@ -48,6 +51,7 @@ class Remap:
         verification: The proof; None when it was not asked for or there was nothing to run.
         unproven: Rules that failed their proof; at least one of them is wrong.
         draft: The decided rules together with guesses, which are marked so; None if nothing is guessed.
+        note: Why models were not run, if they were not.
     """
 
     rules: Rules
@@ -58,6 +62,7 @@ class Remap:
     verification: Verification | None = None
     unproven: Rules | None = None
     draft: Rules | None = None
+    note: str = ""
 
 
 def remap(
@@ -90,16 +95,34 @@ def remap(
         CheckpointError: A checkpoint cannot be read.
     """
     sides = operand(left, "left"), operand(right, "right")
-    if sides[0].module is not None and sides[1].module is not None and layers is None:
+    note = _why_not_run(sides) or (
+        "layers are chosen: the models do not compute the same" if layers is not None else ""
+    )
+    if not note:
         from ckptmap.infer.running import one_thread
 
         with one_thread():
             return _by_modules(sides, _pinned(hints or (), sides), inputs, verify)
     if inputs is not None:
-        reason = "layers are chosen" if layers is not None else "one side is not a model that could run on them"
-        raise ArchitectureError(f"inputs are given, and {reason}; leave them out")
+        raise ArchitectureError(f"inputs are given, and nothing can be run on them: {note}")
     with collector_paused():
-        return _by_names(sides, hints or (), layers)
+        return replace(_by_names(sides, hints or (), layers), note=note)
+
+
+def _why_not_run(sides: tuple[Operand, Operand]) -> str:
+    """What keeps the two from being run and compared; empty if nothing does."""
+    for side in sides:
+        if side.module is None:
+            return f"{side.label} is known by names and shapes only"
+        if any(tensor.is_meta for tensor in (*side.module.parameters(), *side.module.buffers())):
+            return f"{side.label} is on the meta device"
+        size = sum(tensor.numel() for tensor in side.module.parameters())
+        if size > MOST_ELEMENTS:
+            return (
+                f"{side.label} has {size:,} elements, too many to be run again and again; build both models small "
+                "(two layers, narrow: --left-arg, --right-arg), rules hold for any size"
+            )
+    return ""
 
 
 def _by_names(sides: tuple[Operand, Operand], hints: Sequence[str], layers: str | None) -> Remap:

@@ -175,7 +175,7 @@ def _show(answer: Remap, args: argparse.Namespace) -> None:
 def _verdict(answer: Remap) -> str:
     proof = answer.verification
     if proof is None:
-        return "not proven: nothing was run"
+        return f"not proven: {answer.note or 'nothing was run'}"
     if proof.passed:
         return (
             f"proven: outputs differ by {proof.difference:.1g} of the largest value, "
@@ -193,6 +193,7 @@ def _document(answer: Remap) -> dict[str, Any]:
         "rules": str(answer.rules),
         "draft": None if answer.draft is None else str(answer.draft),
         "unproven": None if answer.unproven is None else str(answer.unproven),
+        "note": answer.note,
         "undecided": [{"left": one.left, "right": one.right, "question": one.question} for one in answer.undecided],
         "left_only": {one.name: one.reason for one in answer.left_only},
         "right_only": {one.name: one.reason for one in answer.right_only},

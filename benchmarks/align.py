@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from align_peers import PEERS, missing
+
 LIMIT = 600
 """Seconds that one case may take."""
 
@@ -228,33 +230,11 @@ def block_words(block: Any, left: Mapping[str, Any], right: Mapping[str, Any]) -
 # ------------------------------------------------------------------ peers
 
 
-def by_suffix(left: Mapping[str, tuple[int, ...]], right: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    """The longest common suffix wins.
-
-    Source: detectron2, checkpoint/c2_model_loading.py, align_and_update_state_dicts.
-    """
-    found = {}
-    for name, shape in right.items():
-        candidates = [one for one in left if name == one or name.endswith(f".{one}") or one.endswith(f".{name}")]
-        best = max(candidates, key=len, default=None)
-        if best is not None and left[best] == shape:
-            found[name] = best
-    return found
-
-
-def by_order(left: Mapping[str, tuple[int, ...]], right: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    """The n-th tensor of a shape is the n-th of that shape: what many conversion scripts do."""
-    waiting: dict[tuple[int, ...], list[str]] = {}
-    for name, shape in left.items():
-        waiting.setdefault(shape, []).append(name)
-    return {name: waiting[shape].pop(0) for name, shape in right.items() if waiting.get(shape)}
-
-
-PEERS = {"longest common suffix (detectron2)": by_suffix, "order among equal shapes": by_order}
-
-
 def run_peer(peer: str, args: argparse.Namespace) -> None:
     """Score a matcher that knows names and shapes only; it renames and does nothing else."""
+    if missing(peer):
+        print(f"== peer: {peer}: not run, its package is not installed")
+        return
     score = module_of(args.cases.parent / "score.py")
     rows = []
     for one in case_ids(args):
@@ -262,7 +242,7 @@ def run_peer(peer: str, args: argparse.Namespace) -> None:
             continue
         case = json.loads((args.cases / f"{one}.json").read_text())
         left, right = ({n: tuple(s) for n, s, _ in case[key]} for key in ("source_tensors", "target_tensors"))
-        found = PEERS[peer](left, right)
+        found = PEERS[peer][1](left, right)
         if args.exact:
             source = score.numbered_source(case)
             rows.append(score.score_exact(case, {name: source[one] for name, one in found.items() if one in source})[0])

@@ -137,18 +137,20 @@ def _sample(
     for one in said:
         key = tuple(map(template_of, (*one.left, *one.right)))
         groups.setdefault(key, {}).setdefault(next(iter(numbers_of(one.left[0])), 0), []).append(one)
-    kept = [
-        one
-        for layers in groups.values()
-        for number in {*sorted(layers)[:2], *sorted(layers)[-2:]}
-        for one in layers[number]
-    ]
-    names = [{whole_name(name) for one in chosen for name in (*one.left, *one.right)} for chosen in (said, kept)]
-    dropped = names[0] - names[1]
+    kept: list[Written] = []
+    dropped: tuple[set[str], set[str]] = (set(), set())
+    for layers in groups.values():
+        chosen = {*sorted(layers)[:2], *sorted(layers)[-2:]}
+        for number, written in layers.items():
+            if number in chosen:
+                kept += written
+                continue
+            for names, side in zip(dropped, ("left", "right"), strict=True):
+                names.update(whole_name(name) for one in written for name in getattr(one, side))
     return (
         kept,
-        {name: shape for name, shape in left.items() if name not in dropped},
-        {name: shape for name, shape in right.items() if name not in dropped},
+        {name: shape for name, shape in left.items() if name not in dropped[0]},
+        {name: shape for name, shape in right.items() if name not in dropped[1]},
     )
 
 

@@ -22,6 +22,9 @@ LAYER = 4
 _NUMBER = re.compile(r"(?<![^.])[0-9]+(?![^.])")
 """A segment of digits."""
 
+_LAST = re.compile(r".*(?<![^.])[0-9]+(?![^.])")
+"""A name up to its last segment of digits."""
+
 Path: TypeAlias = "tuple[str, ...]"
 Ranks: TypeAlias = "tuple[int, ...]"
 
@@ -58,12 +61,9 @@ class _Numbered:
     tensors: int = 0
     nested: int = 0
 
-    def add(self, number: str, rest: str, shape: Sizes) -> None:
-        """Note a tensor beneath a number."""
-        # Right beneath a number, in a module that holds tensors only, shapes count too.
-        self.below.setdefault(number, set()).add((rest, shape) if rest.count(".") <= 1 else rest)
-        self.tensors += 1
-        self.nested += SLOT in rest and "expert" not in rest
+
+Leaves: TypeAlias = "tuple[tuple[str, Sizes], ...]"
+"""What follows the last number of some names, and the tensors' shapes."""
 
 
 def templates(shapes: Mapping[str, Sizes]) -> list[Template]:
@@ -72,36 +72,66 @@ def templates(shapes: Mapping[str, Sizes]) -> list[Template]:
     A segment of digits is an index if its siblings are numbered modules of like structure, or if it is a lone layer;
     `fc.0` and `fc.3` of a Sequential, which have different shapes, keep their numbers.
     """
-    numbers = {name: list(_NUMBER.finditer(name)) for name in shapes}
-    places: dict[str, _Numbered] = {}
-    for name, matches in numbers.items():
-        rest, end = "", len(name)
-        for match in reversed(matches):
-            start, stop = match.span()
-            rest = name[stop:end] + rest
-            places.setdefault(name[:start], _Numbered()).add(name[start:stop], rest, shapes[name])
-            rest, end = SLOT + rest, start
-    indices = {place: _stacks(numbered) for place, numbered in places.items()}
-    found: dict[str, Template] = {}
-    for name, matches in numbers.items():
+    heads: dict[str, list[tuple[str, Sizes]]] = {}
+    for name, shape in shapes.items():
+        match = _LAST.match(name)
+        head = match.group() if match else ""
+        heads.setdefault(head, []).append((name[len(head) :], shape))
+    numbers = {head: [match.span() for match in _NUMBER.finditer(head)] for head in heads}
+    indices = {place: _stacks(numbered) for place, numbered in _places(heads, numbers).items()}
+    stems: dict[str, tuple[str, Ranks]] = {}
+    for head, spans in numbers.items():
         made, done = "", 0
         ranks: list[int] = []
-        for match in matches:
-            start, stop = match.span()
-            index = indices[name[:start]].get(name[start:stop])
+        for start, stop in spans:
+            index = indices[head[:start]].get(head[start:stop])
             if index is not None:
                 ranks.append(index[0])
                 turn = "" if index[1] is None else f".kind{chr(97 + index[1])}"
-                made += f"{name[done:start]}{SLOT}{turn}"
+                made += f"{head[done:start]}{SLOT}{turn}"
                 done = stop
-        made += name[done:]
-        template = found.get(made)
-        if template is None:
-            template = found[made] = Template(tuple(made.split(".")))
-        place = tuple(ranks)
-        template.names[place] = name
-        template.shapes[place] = shapes[name]
-    return list(found.values())
+        stems[head] = made + head[done:], tuple(ranks)
+    found: dict[str, Template] = {}
+    for head, leaves in heads.items():
+        stem, place = stems[head]
+        for rest, shape in leaves:
+            template = found.get(stem + rest)
+            if template is None:
+                template = found[stem + rest] = Template(tuple((stem + rest).split(".")))
+            template.names[place] = head + rest
+            template.shapes[place] = shape
+    order = {name: at for at, name in enumerate(shapes)}
+    return sorted(found.values(), key=lambda one: order[next(iter(one.names.values()))])
+
+
+def _places(
+    heads: Mapping[str, list[tuple[str, Sizes]]], numbers: Mapping[str, list[tuple[int, int]]]
+) -> dict[str, _Numbered]:
+    """Every place where names have a number, with what stands beneath its numbers."""
+    places: dict[str, _Numbered] = {}
+    beneath: dict[tuple[str, Leaves], tuple[frozenset[object], int]] = {}
+    for head, listed in heads.items():
+        leaves = tuple(listed)
+        middle, end = "", len(head)
+        for start, stop in reversed(numbers[head]):
+            middle = head[stop:end] + middle
+            key = middle, leaves
+            if key not in beneath:
+                beneath[key] = _beneath(middle, leaves)
+            numbered = places.setdefault(head[:start], _Numbered())
+            numbered.below.setdefault(head[start:stop], set()).update(beneath[key][0])
+            numbered.tensors += len(leaves)
+            numbered.nested += beneath[key][1]
+            middle, end = SLOT + middle, start
+    return places
+
+
+def _beneath(middle: str, leaves: Leaves) -> tuple[frozenset[object], int]:
+    """Names beneath a number, and how many of them have numbers of their own that are not experts'."""
+    rests = [(middle + rest, shape) for rest, shape in leaves]
+    # Right beneath a number, in a module that holds tensors only, shapes count too.
+    named = frozenset((rest, shape) if rest.count(".") <= 1 else rest for rest, shape in rests)
+    return named, sum(SLOT in rest and "expert" not in rest for rest, _ in rests)
 
 
 def _stacks(numbered: _Numbered) -> dict[str, tuple[int, int | None]]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ckptmap.remapping import Remap as Remap
     from ckptmap.remapping import remap as remap
     from ckptmap.rules.rules import Rules as Rules
+    from ckptmap.verifying import verify as verify
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ _LATE = {
     "Remap": "ckptmap.remapping",
     "remap": "ckptmap.remapping",
     "Rules": "ckptmap.rules.rules",
+    "verify": "ckptmap.verifying",
 }
 
 

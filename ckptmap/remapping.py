@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ckptmap.infer.by_modules import ByModules
     from ckptmap.infer.findings import Elements
     from ckptmap.infer.inputs import Inputs
-    from ckptmap.infer.probe_runs import Subject
     from ckptmap.infer.proof import Verification
     from ckptmap.spec import TensorSpec
 
@@ -169,9 +168,10 @@ def _by_modules(
     from ckptmap.infer.by_modules import by_modules, learnt_elsewhere
     from ckptmap.infer.guessed_inputs import guessed_calls
     from ckptmap.infer.inputs import call_with
+    from ckptmap.infer.on_disk import as_saved
     from ckptmap.infer.probe_runs import Subject
     from ckptmap.infer.proof import prove
-    from ckptmap.infer.proposals import NAMED
+    from ckptmap.infer.proposals import NAMED, confirmed_names
     from ckptmap.infer.siblings import straightened
 
     left, right = sides
@@ -200,7 +200,7 @@ def _by_modules(
         Subject(left.module, calls[0], left.label, learnt=learnt[0]),
         Subject(right.module, calls[1], right.label, learnt=learnt[1]),
     )
-    named, agreed = _confirmed_names(sides, models, found)
+    named, agreed = confirmed_names(sides, models, found)
     if named:
         found |= named
         evidence |= dict.fromkeys(named, NAMED)
@@ -218,57 +218,10 @@ def _by_modules(
                 found, answer, proof = straight, better, again
     if proof is not None and not proof.passed:
         return _disproven(answer, proof, sides)
-    saved, carried, reasons = _as_saved(sides, found, evidence)
+    saved, carried, reasons = as_saved(sides, found, evidence)
     if saved != sides:
         answer = _answer(saved, carried, reasons, silent)
     return replace(answer, verification=proof)
-
-
-def _confirmed_names(
-    sides: tuple[Operand, Operand], models: tuple[Subject, Subject], found: Elements
-) -> tuple[Elements, tuple[tuple[str, str], ...]]:
-    """What names propose for right tensors that running did not find, where running then confirms it."""
-    import numpy
-
-    from ckptmap.infer.proposals import confirmed, proposed
-
-    left, right = sides
-    if all((array >= 0).all() for array in found.values()) and set(found) >= set(models[1].parameters) - {*right.ties}:
-        return {}, ()
-    named = {name: array for name, array in proposed(left, right, found).items() if name in models[1].parameters}
-    if not named:
-        return {}, ()
-    nothing = {name: numpy.full(right.shapes[name], -1, dtype=numpy.int64) for name in models[1].parameters}
-    trial = nothing | {name: array for name, array in (found | named).items() if name in nothing}
-    for second, first in right.ties.items():
-        if second in trial and first in trial:
-            trial[second] = trial[first]
-    felt, compared = confirmed(models, trial, tuple(named))
-    return {name: array for name, array in named.items() if name in felt}, compared
-
-
-def _as_saved(
-    sides: tuple[Operand, Operand], found: Elements, evidence: Mapping[str, str]
-) -> tuple[tuple[Operand, Operand], Elements, Mapping[str, str]]:
-    """What was found between two models, between their checkpoints where these have other names."""
-    from ckptmap.infer.layouts import Numbering
-    from ckptmap.infer.on_disk import on_disk
-
-    left, right = sides
-    ours, theirs = (on_disk(side) if side.saved_as else None for side in sides)
-    if theirs is not None:
-        numbering = Numbering(right.shapes)
-        owners = {
-            name: numbering.names[int(numbering.owners(array.reshape(-1)[:1])[0])]
-            for name, array in theirs.elements.items()
-        }
-        found = theirs.on_right(found, right)
-        evidence = {name: evidence.get(owners[name], PROBED) for name in found}
-        right = theirs.operand
-    if ours is not None:
-        found = ours.on_left(found, left)
-        left = ours.operand
-    return (left, right), found, evidence
 
 
 def _disproven(answer: Remap, proof: Verification, sides: tuple[Operand, Operand]) -> Remap:

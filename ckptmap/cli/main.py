@@ -20,6 +20,7 @@ VERBS = {
     "diff": "Show what differs between two checkpoints by name, shape and dtype. Exits 0 if nothing does, else 1.",
     "heads": "Show for each head class what from_pretrained would load, miss and initialise, from headers alone.",
     "remap": "Find the rules between two architectures and prove them. Exits 0 if all is decided and proven, else 1.",
+    "verify": "Run two models on weights converted by a rule file. Exits 0 if they agree and bits come back, else 1.",
     "convert": "Convert a checkpoint by a rule file, either way. Exits 0 if it is written, 1 if the data refuse.",
     "check": "Check a rule file, by itself or against checkpoints. Exits 0 if it holds, 1 if there are problems.",
     "fmt": "Write a rule file in its canonical form; with --check, show what would change and exit 1.",

@@ -7,13 +7,17 @@ import ast
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptmap.checkpoint import open_checkpoint
 from ckptmap.conversion.convert import convert
 from ckptmap.errors import ArchitectureError, CheckpointError, PlanError, RuleError
 from ckptmap.remapping import Remap, remap
 from ckptmap.rules.plan import bind
+
+if TYPE_CHECKING:
+    from ckptmap.infer.inputs import Inputs
+    from ckptmap.infer.operands import Operand
 
 EXAMPLES = """\
   ckptmap remap FacebookAI/roberta-base#RobertaForSequenceClassification my_model:build -o roberta.ckptmap
@@ -42,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--why", action="store_true", help="tell for each tensor what its rule rests on")
     parser.add_argument("--no-verify", action="store_true", help="do not run the models on converted weights")
+    add_model_arguments(parser)
+    parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare how models are built and run."""
     models = parser.add_argument_group("models")
     for side in ("left", "right"):
         models.add_argument(
@@ -59,21 +69,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write rules for the names of transformers modules, not of their checkpoints",
     )
-    parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+
+
+def given_sides(args: argparse.Namespace) -> tuple[Operand, Operand]:
+    """Both operands, built."""
+    from ckptmap.infer.operands import operand
+
+    return (
+        operand(args.left, "left", _arguments(args.left_arg), memory_names=args.memory_names),
+        operand(args.right, "right", _arguments(args.right_arg), memory_names=args.memory_names),
+    )
+
+
+def given_inputs(args: argparse.Namespace) -> tuple[Inputs, Inputs] | None:
+    """What a user gave to run both models on."""
+    from ckptmap.infer.operands import called
+
+    given = (args.left_inputs, args.right_inputs)
+    if (given[0] is None) != (given[1] is None):
+        raise ArchitectureError("--left-inputs and --right-inputs go together: both models must get the same input")
+    return None if given[0] is None else (called(given[0]), called(given[1]))
 
 
 def run(args: argparse.Namespace) -> int:
     """Find rules; 0 when all is decided and no proof failed, 1 otherwise."""
-    from ckptmap.infer.operands import called, is_callable_name, operand
+    from ckptmap.infer.operands import is_callable_name
 
-    sides = (
-        operand(args.left, "left", _arguments(args.left_arg), memory_names=args.memory_names),
-        operand(args.right, "right", _arguments(args.right_arg), memory_names=args.memory_names),
-    )
-    given = (args.left_inputs, args.right_inputs)
-    if (given[0] is None) != (given[1] is None):
-        raise ArchitectureError("--left-inputs and --right-inputs go together: both models must get the same input")
-    inputs = (called(given[0]), called(given[1])) if given[0] is not None else None
+    sides, inputs = given_sides(args), given_inputs(args)
     if args.save is not None and is_callable_name(args.left):
         raise ArchitectureError(
             f"--save {args.save}: {args.left} has no weights to convert; give a checkpoint on the left"

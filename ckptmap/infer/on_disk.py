@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,26 @@ class Disk:
         made = {name: values[array] for name, array in self.elements.items()}
         return {name: array for name, array in made.items() if (array >= 0).any()}
 
+    def in_memory_left(self, found: Elements) -> Elements:
+        """What is known by elements of the checkpoint, by elements of the model."""
+        import numpy
+
+        elements = numpy.concatenate([*(array.reshape(-1) for array in self.elements.values()), numpy.array([-1])])
+        return {name: elements[array] for name, array in found.items()}
+
+    def in_memory_right(self, found: Elements, memory: Operand) -> Elements:
+        """What is known of tensors of the checkpoint, for tensors of the model."""
+        import numpy
+
+        numbering = Numbering(memory.shapes)
+        values = numpy.full(numbering.total, -1, dtype=numpy.int64)
+        for name, array in found.items():
+            values[self.elements[name].reshape(-1)] = array.reshape(-1)
+        return {
+            name: values[first : first + _size(memory.shapes[name])].reshape(memory.shapes[name])
+            for name, first in numbering.first.items()
+        }
+
 
 def on_disk(side: Operand) -> Disk | None:
     """The side as its checkpoints have it; None if names and shapes are the same.
@@ -89,3 +110,24 @@ def _size(shape: tuple[int, ...]) -> int:
     for length in shape:
         size *= length
     return size
+
+
+def as_saved(
+    sides: tuple[Operand, Operand], found: Elements, evidence: Mapping[str, str]
+) -> tuple[tuple[Operand, Operand], Elements, Mapping[str, str]]:
+    """What was found between two models, between their checkpoints where these have other names."""
+    left, right = sides
+    ours, theirs = (on_disk(side) if side.saved_as else None for side in sides)
+    if theirs is not None:
+        numbering = Numbering(right.shapes)
+        owners = {
+            name: numbering.names[int(numbering.owners(array.reshape(-1)[:1])[0])]
+            for name, array in theirs.elements.items()
+        }
+        found = theirs.on_right(found, right)
+        evidence = {name: evidence.get(right.ties.get(owners[name], owners[name]), "") for name in found}
+        right = theirs.operand
+    if ours is not None:
+        found = ours.on_left(found, left)
+        left = ours.operand
+    return (left, right), found, evidence

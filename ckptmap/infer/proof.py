@@ -37,12 +37,14 @@ class Verification:
         difference: Largest difference, as a share of the largest value at its place.
         where: The place where it was found.
         bits: Whether the left's tensors came back with equal bits.
+        until: Where nothing agrees at the end, the last places that do.
     """
 
     compared: tuple[tuple[str, str], ...]
     difference: float
     where: tuple[str, str] | None
     bits: bool
+    until: tuple[str, str] | None = None
 
     @property
     def passed(self) -> bool:
@@ -50,7 +52,9 @@ class Verification:
         return bool(self.compared) and self.difference <= ENOUGH and self.bits
 
 
-def prove(rules: Rules, left: Subject, right: Subject, compared: Sequence[tuple[str, str]]) -> Verification:
+def prove(
+    rules: Rules, left: Subject, right: Subject, compared: Sequence[tuple[str, str]], *, values: bool = False
+) -> Verification:
     """Fill the left at random, convert, run both in float64, compare, and convert back.
 
     Args:
@@ -58,22 +62,23 @@ def prove(rules: Rules, left: Subject, right: Subject, compared: Sequence[tuple[
         left: The left model.
         right: The right model.
         compared: Places where the two are expected to agree.
+        values: Whether to convert what the left holds, in place of random values.
     """
     import torch
 
-    values = _random_state(left)
+    state = left.state() if values else _random_state(left)
     homeless: dict[str, torch.Tensor] = {}
-    there = convert(rules, values, partial=True, residue=homeless)
+    there = convert(rules, state, partial=True, residue=homeless)
     assert isinstance(there, dict)
     back = convert(rules, there, back=True, partial=True, residue=homeless)
     assert isinstance(back, dict)
-    bits = all(torch.equal(back[name], values[name]) for name in back)
+    bits = all(torch.equal(back[name], state[name]) for name in back)
     plan = bind(rules, left.shapes, right.shapes, partial=True)
     for name in plan.uncovered_left:
         if name in left.parameters:
-            values[name] = torch.full_like(values[name], NEUTRAL)
+            state[name] = torch.full_like(state[name], NEUTRAL)
     rest = {name: tensor for name, tensor in right.state().items() if name not in there and name in right.parameters}
-    runs = _run(left, values), _run(right, there | {name: torch.full_like(t, NEUTRAL) for name, t in rest.items()})
+    runs = _run(left, state), _run(right, there | {name: torch.full_like(t, NEUTRAL) for name, t in rest.items()})
     worst, where = 0.0, None
     places = [{one.place: one.tensor.detach() for one in run.activations} for run in runs]
     for a, b in compared:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NAMED = "proposed by names, decided by equal outputs"
 
 
-def proposed(left: Operand, right: Operand, found: Elements) -> Elements:
+def _proposed(left: Operand, right: Operand, found: Elements) -> Elements:
     """What names and shapes say of right tensors that are not known whole, where it agrees with what is known."""
     import numpy
 
@@ -53,7 +53,7 @@ def proposed(left: Operand, right: Operand, found: Elements) -> Elements:
     }
 
 
-def confirmed(
+def _confirmed(
     models: tuple[Subject, Subject], elements: Elements, names: Sequence[str]
 ) -> tuple[frozenset[str], tuple[tuple[str, str], ...]]:
     """Which of these right tensors the outputs feel, and where both models agree when filled by these elements.
@@ -77,3 +77,24 @@ def confirmed(
         if not set(compared) <= set(agreeing(straight, right.run({**theirs, name: nudged}))):
             felt.add(name)
     return frozenset(felt), compared
+
+
+def confirmed_names(
+    sides: tuple[Operand, Operand], models: tuple[Subject, Subject], found: Elements
+) -> tuple[Elements, tuple[tuple[str, str], ...]]:
+    """What names propose for right tensors that running did not find, where running then confirms it."""
+    import numpy
+
+    left, right = sides
+    if all((array >= 0).all() for array in found.values()) and set(found) >= set(models[1].parameters) - {*right.ties}:
+        return {}, ()
+    named = {name: array for name, array in _proposed(left, right, found).items() if name in models[1].parameters}
+    if not named:
+        return {}, ()
+    nothing = {name: numpy.full(right.shapes[name], -1, dtype=numpy.int64) for name in models[1].parameters}
+    trial = nothing | {name: array for name, array in (found | named).items() if name in nothing}
+    for second, first in right.ties.items():
+        if second in trial and first in trial:
+            trial[second] = trial[first]
+    felt, compared = _confirmed(models, trial, tuple(named))
+    return {name: array for name, array in named.items() if name in felt}, compared

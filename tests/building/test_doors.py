@@ -27,6 +27,7 @@ FLOORS = (
     "conversion",
     "infer",
     "remapping",
+    "verifying",
     "report",
     "cli",
 )
@@ -42,7 +43,7 @@ LATE = {
         "conversion/",
         "infer/",
     },
-    "numpy": {"infer/", "remapping.py"},
+    "numpy": {"infer/", "remapping.py", "verifying.py"},
     "transformers": {"heads/library.py"},
     "safetensors": set(),
     "huggingface_hub": {"stores/"},

@@ -1,0 +1,67 @@
+"""`ckptmap verify`: whether a rule file is right, by running both models."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from ckptmap.cli.remap import OPERAND_HELP, add_model_arguments, given_inputs, given_sides
+from ckptmap.verifying import verify
+
+if TYPE_CHECKING:
+    from ckptmap.infer.proof import Verification
+
+EXAMPLES = """\
+  ckptmap verify roberta.ckptmap FacebookAI/roberta-base#RobertaForSequenceClassification my_model:build
+  ckptmap verify mine.ckptmap old.py:Model new.py:Model --left-arg layers=2 --right-arg depth=2"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's operands and flags."""
+    parser.add_argument("rules", metavar="F", help="a rule file")
+    parser.add_argument("left", metavar="A", help=f"the left model: {OPERAND_HELP}")
+    parser.add_argument("right", metavar="B", help="the right model, likewise")
+    parser.add_argument("--values", action="store_true", help="convert the weights that A has, not random ones")
+    add_model_arguments(parser)
+    parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show what became of the proof; 0 if the rules are right, 1 if not."""
+    left, right = given_sides(args)
+    proof = verify(args.rules, left, right, inputs=given_inputs(args), values=args.values)
+    if args.format == "json":
+        print(json.dumps(document(proof), indent=2))
+    else:
+        print(verdict(proof))
+        for a, b in proof.compared:
+            print(f"  {a} against {b}")
+    return 0 if proof.passed else 1
+
+
+def verdict(proof: Verification) -> str:
+    """What became of a proof, in one sentence."""
+    if proof.passed:
+        return (
+            f"proven: outputs differ by {proof.difference:.1g} of the largest value, "
+            "and converted weights came back with equal bits"
+        )
+    if not proof.bits:
+        return "NOT PROVEN: converted weights did not come back with equal bits"
+    if not proof.compared:
+        return "NOT PROVEN: the two give no output of equal size that could be compared"
+    where = f" at {proof.where[0]} and {proof.where[1]}" if proof.where else ""
+    until = f"; the two agree up to {proof.until[0]} and {proof.until[1]}" if proof.until else ""
+    return f"NOT PROVEN: outputs differ by {proof.difference:.1g} of the largest value{where}{until}"
+
+
+def document(proof: Verification) -> dict[str, object]:
+    """The same for programs."""
+    return {
+        "passed": proof.passed,
+        "difference": proof.difference,
+        "bits": proof.bits,
+        "compared": proof.compared,
+        "until": proof.until,
+    }

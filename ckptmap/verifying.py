@@ -1,0 +1,143 @@
+"""Whether a rule file is right: weights through it and back, and both models run on them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from ckptmap.errors import ArchitectureError, PlanError
+from ckptmap.infer.compile import compile_rules, elements_of
+from ckptmap.infer.operands import Operand, operand
+from ckptmap.rules.names import NamePattern
+from ckptmap.rules.plan import bind
+from ckptmap.rules.rules import NOWHERE, Rules, read_text
+
+if TYPE_CHECKING:
+    from ckptmap.infer.findings import Elements
+    from ckptmap.infer.inputs import Inputs
+    from ckptmap.infer.probe_runs import Run, Subject
+    from ckptmap.infer.proof import Verification
+    from ckptmap.remapping import Side
+    from ckptmap.rules.plan import Plan
+
+RulesLike: TypeAlias = "Rules | str | os.PathLike[str]"
+
+
+def verify(
+    rules: RulesLike,
+    left: Side,
+    right: Side,
+    *,
+    inputs: tuple[Inputs, Inputs] | None = None,
+    values: bool = False,
+) -> Verification:
+    """Convert weights by rules, run both models on them, compare their outputs, and convert the weights back.
+
+    Tensors without a rule are filled alike on both sides.
+
+    Args:
+        rules: A rule file, or the path of one.
+        left: A model, `module:callable` that builds one, or `org/name#Class`.
+        right: The same for the right.
+        inputs: For each model what to run it on: keyword arguments, positional ones, or a callable that takes the
+            module; both must mean the same input. Left out, usual inputs are tried.
+        values: Whether to convert the weights that the left has, in place of random ones.
+
+    Raises:
+        ArchitectureError: A side is no model that can be run.
+        PlanError: The rules do not fit the two.
+        RuleError: The file is no rule file.
+    """
+    from ckptmap.infer.agreement import agreement
+    from ckptmap.infer.guessed_inputs import guessed_calls
+    from ckptmap.infer.inputs import call_with
+    from ckptmap.infer.probe_runs import Subject
+    from ckptmap.infer.proof import prove
+    from ckptmap.infer.running import one_thread
+
+    file = rules if isinstance(rules, Rules) else Rules.parse(read_text(rules), os.fspath(rules))
+    sides = operand(left, "left"), operand(right, "right")
+    for side in sides:
+        if side.module is None:
+            raise ArchitectureError(
+                f"{side.label}: is known by names and shapes only, and nothing can be run; give module:callable or "
+                "org/name#Class (`ckptmap check F A B` tells whether rules fit two checkpoints)"
+            )
+    ours, theirs = sides[0].module, sides[1].module
+    assert ours is not None and theirs is not None
+    found = _elements(file, sides)
+    labels = sides[0].label, sides[1].label
+    calls = guessed_calls(ours, theirs, labels) if inputs is None else (call_with(inputs[0]), call_with(inputs[1]))
+    with one_thread():
+        subjects = Subject(ours, calls[0], labels[0]), Subject(theirs, calls[1], labels[1])
+        made = compile_rules(found, sides[0].shapes, sides[1].shapes).rules
+        compared = agreement(*subjects, _filled(found, sides[1], subjects[1]))
+        if compared:
+            return prove(made, *subjects, compared, values=values)
+        return _diverging(made, found, sides[1], subjects, values=values)
+
+
+def _elements(rules: Rules, sides: tuple[Operand, Operand]) -> Elements:
+    """Which element of the left model stands where in the right one, by rules for their names or their checkpoints'."""
+    from ckptmap.infer.on_disk import on_disk
+
+    saved = [on_disk(side) if side.saved_as else None for side in sides]
+    shapes = [side.shapes if disk is None else disk.operand.shapes for side, disk in zip(sides, saved, strict=True)]
+    plan = bind(rules, shapes[0], shapes[1], partial=True)
+    _check_all_fit(rules, plan)
+    found = elements_of(plan, shapes[0], shapes[1])
+    if saved[0] is not None:
+        found = saved[0].in_memory_left(found)
+    if saved[1] is not None:
+        found = saved[1].in_memory_right(found, sides[1])
+    return {name: array for name, array in found.items() if (array >= 0).all()}
+
+
+def _check_all_fit(rules: Rules, plan: Plan) -> None:
+    """Tensors may be left without a rule, but a rule that names them must fit."""
+    for rule in rules.rules:
+        for terms, uncovered in ((rule.left, plan.uncovered_left), (rule.right, plan.uncovered_right)):
+            patterns = [one.matcher() for term in terms if isinstance(term, NamePattern) for one in term.terms()]
+            lost = [name for name in uncovered if any(one.match(name) is not None for one in patterns)]
+            if lost and rule.mark != "maybe" and NOWHERE not in (*rule.left, *rule.right):
+                raise PlanError(
+                    (f"line {rule.line}: does not fit {lost[0]}; `ckptmap check F A B` tells why, for two checkpoints",)
+                )
+
+
+def _filled(found: Elements, right: Operand, subject: Subject) -> Elements:
+    """The map for all tensors that train, -1 where no rule gives them."""
+    import numpy
+
+    filled = {}
+    for name in subject.parameters:
+        array = found.get(name, found.get(right.ties.get(name, name)))
+        filled[name] = numpy.full(right.shapes[name], -1, dtype=numpy.int64) if array is None else array
+    return filled
+
+
+def _diverging(
+    rules: Rules, found: Elements, right: Operand, subjects: tuple[Subject, Subject], *, values: bool
+) -> Verification:
+    """No output agrees: how far, and up to where the two runs do."""
+    from ckptmap.infer.agreement import alike_values
+    from ckptmap.infer.proof import prove
+
+    ours, theirs = alike_values(*subjects, _filled(found, right, subjects[1]))
+    runs = subjects[0].run(ours), subjects[1].run(theirs)
+    outputs = [[one for one in run.activations if one.output] for run in runs]
+    pairs = [(a.place, b.place) for a, b in zip(*outputs, strict=False) if a.tensor.numel() == b.tensor.numel()]
+    proof = prove(rules, *subjects, pairs, values=values)
+    return replace(proof, until=_last_agreement(*runs))
+
+
+def _last_agreement(left: Run, right: Run) -> tuple[str, str] | None:
+    from ckptmap.infer.places import close
+
+    last = None
+    for one in left.activations:
+        like = next((there for there in right.activations if close(one, there)), None)
+        if like is not None:
+            last = one.place, like.place
+    return last

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from ckptmap.cli.common import SOURCE_HELP, add_choices, open_source, read_json_object
+from ckptmap.cli.common import SOURCE_HELP, add_choices, open_source, read_json_object, show_json
 from ckptmap.errors import PlanError, RuleError
-from ckptmap.report.document import printable
+from ckptmap.report.document import count_text, printable
 from ckptmap.report.rules import coverage_lines, guess_lines, rules_line
-from ckptmap.rules.plan import bind
+from ckptmap.rules.plan import Plan, bind
 from ckptmap.rules.rules import Rules, read_text
 
 EXAMPLES = """\
@@ -32,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", metavar="FILE", help="a config.json for `config.KEY`; default: that of A, then of B"
     )
     add_choices(parser, sides=("left", "right"))
+    group = parser.add_argument_group("output")
+    group.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+    group.add_argument("-q", "--quiet", action="store_true", help="problems only, one a line")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,40 +43,73 @@ def run(args: argparse.Namespace) -> int:
     sizes = read_sizes(args.size)
     given = read_config_file(args.config)
     text = read_text(args.rules)  # a file that is not there is trouble, a file that is wrong is an answer
+    rules, plan, problems = None, None, []
     try:
         rules = Rules.parse(text, args.rules)
+        problems = list(guess_lines(rules))
+        plan = _bound(args, rules, sizes, given) if args.left is not None else None
     except RuleError as error:
-        return _refuse(str(error).splitlines())
-    guesses = list(guess_lines(rules))
-    lines = [rules_line(rules)]
-    if args.left is not None:
-        config: dict[str, Any] = {}
-        inventories: list[Mapping[str, tuple[int, ...]] | None] = [None, None]
-        for at, side in enumerate(("left", "right")):
-            source = getattr(args, side)
-            if source is None:
-                continue
-            with open_source(args, source, side) as checkpoint:
-                inventories[at] = {name: spec.shape for name, spec in checkpoint.items()}
-                if given is None:
-                    config = {**(checkpoint.config or {}), **config}
-        try:
-            plan = bind(rules, inventories[0], inventories[1], config=given or config, sizes=sizes)
-        except PlanError as error:
-            return _refuse([*error.problems, *guesses])
-        lines += coverage_lines(plan, computed=args.right is None)
-    if guesses:
-        return _refuse(guesses)
-    for line in lines:
-        print(printable(line))
-    return 0
+        problems = str(error).splitlines()
+    except PlanError as error:
+        problems = [*error.problems, *problems]
+    if args.format == "json":
+        show_json(_document(args, rules, plan, problems))
+    elif args.quiet or problems:
+        for problem in problems:
+            print(printable(problem))
+        if not args.quiet:
+            print(count_text(len(problems), "problem"))
+    else:
+        assert rules is not None
+        print(rules_line(rules))
+        for line in coverage_lines(plan, computed=args.right is None) if plan is not None else ():
+            print(printable(line))
+    return 1 if problems else 0
 
 
-def _refuse(problems: list[str]) -> int:
-    for problem in problems:
-        print(printable(problem))
-    print(f"{len(problems)} problem{'' if len(problems) == 1 else 's'}")
-    return 1
+def _bound(args: argparse.Namespace, rules: Rules, sizes: Mapping[str, int], given: Mapping[str, Any] | None) -> Plan:
+    config: dict[str, Any] = {}
+    inventories: list[Mapping[str, tuple[int, ...]] | None] = [None, None]
+    for at, side in enumerate(("left", "right")):
+        source = getattr(args, side)
+        if source is None:
+            continue
+        with open_source(args, source, side) as checkpoint:
+            inventories[at] = {name: spec.shape for name, spec in checkpoint.items()}
+            if given is None:
+                config = {**(checkpoint.config or {}), **config}
+    return bind(rules, inventories[0], inventories[1], config=given or config, sizes=sizes)
+
+
+def _document(args: argparse.Namespace, rules: Rules | None, plan: Plan | None, problems: list[str]) -> dict[str, Any]:
+    """The fields of `ckptmap check --format json`, described in docs/json.md."""
+    return {
+        "holds": not problems,
+        "problems": [_problem(args.rules, text) for text in problems],
+        "rules": None if rules is None else len(rules.rules),
+        "coverage": None if plan is None else _coverage(plan, computed=args.right is None),
+    }
+
+
+def _problem(path: str, text: str) -> dict[str, Any]:
+    found = re.fullmatch(re.escape(path) + r":(?:(\d+):(?:(\d+):)?)? (.*)", text, re.DOTALL)
+    line, column, what = found.groups() if found else (None, None, text)
+    return {"line": line and int(line), "column": column and int(column), "text": what}
+
+
+def _coverage(plan: Plan, *, computed: bool) -> dict[str, Any]:
+    equations = plan.equations
+    return {
+        "left": len(plan.left),
+        "right": len(plan.right),
+        "computed": computed,
+        "equations": len(equations),
+        "renames": sum(equation.rename for equation in equations),
+        "left_ties": [list(pair) for pair in plan.left_ties],
+        "right_ties": [list(pair) for pair in plan.right_ties],
+        "left_only": [name for equation in equations if not equation.right for name in equation.left],
+        "right_only": [name for equation in equations if not equation.left for name in equation.right],
+    }
 
 
 def read_sizes(texts: list[str]) -> dict[str, int]:

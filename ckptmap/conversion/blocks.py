@@ -7,7 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptmap.errors import ConvertError
-from ckptmap.rules.plan import BoundBlock, Equation, Piece
+from ckptmap.rules.plan import BoundBlock, Equation, Piece, Sizes
 
 if TYPE_CHECKING:
     import torch
@@ -33,20 +33,27 @@ def as_integers(tensor: torch.Tensor) -> torch.Tensor:
 
 def place(integers: torch.Tensor, piece: Piece, *, writable: bool = False) -> torch.Tensor:
     """The block of a tensor that a piece describes, in shared axis order; with `writable` surely a view of it."""
-    rest = _rest(integers, piece)
-    # Of a contiguous tensor all of this is a view: axes are parted, never joined across a narrowed one.
-    reshape = "view" if writable else "reshape"
-    view: torch.Tensor = getattr(integers, reshape)(*piece.view, *rest)
+    return ordered(narrowed(integers, piece, writable=writable), piece, writable=writable)
+
+
+def narrowed(integers: torch.Tensor, piece: Piece, *, writable: bool = False) -> torch.Tensor:
+    """The block in the tensor's own order, which is the same whichever side the rules are read from."""
+    view = _reshaped(integers, piece.view, writable)
     for axis, start, length in piece.narrow:
         view = view.narrow(axis, start, length)
-    view = getattr(view, reshape)(*piece.split, *rest)
-    order = (*piece.order, *range(len(piece.split), len(piece.split) + len(rest)))
-    return view.permute(order)
+    return view
 
 
-def _rest(integers: torch.Tensor, piece: Piece) -> tuple[int, ...]:
-    """The last axis of two that complex128 was given."""
-    return (2,) if integers.numel() != prod(piece.view) else ()
+def ordered(block: torch.Tensor, piece: Piece, *, writable: bool = False) -> torch.Tensor:
+    """A block in the tensor's own order as one in shared axis order."""
+    view = _reshaped(block, piece.split, writable)
+    return view.permute((*piece.order, *range(len(piece.split), view.dim())))
+
+
+def _reshaped(tensor: torch.Tensor, shape: Sizes, writable: bool) -> torch.Tensor:
+    # Of a contiguous tensor all of this is a view: axes are parted, never joined across a narrowed one.
+    whole = shape if tensor.numel() == prod(shape) else (*shape, 2)  # the last axis of two that complex128 was given
+    return tensor.view(whole) if writable else tensor.reshape(whole)
 
 
 def move(equation: Equation, load: Load, targets: Mapping[str, torch.Tensor], fill: Fill) -> None:

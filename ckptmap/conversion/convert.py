@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptmap.checkpoint import Checkpoint, Source, open_checkpoint
+from ckptmap.checkpoint import Checkpoint, Source, read_config
+from ckptmap.conversion.labels import with_labels_of
 from ckptmap.conversion.loading import load_into as load_into
-from ckptmap.conversion.reading import Reader, check_ties, float_dtype, local_path, narrows
+from ckptmap.conversion.reading import Reader, check_ties, float_dtype, local_path, narrows, opened
 from ckptmap.conversion.residue import Filler, Residue, open_residue, pieces, shapes_in, write_residue
 from ckptmap.conversion.run import tensors_of, write_steps
 from ckptmap.conversion.schedule import Schedule, schedule
 from ckptmap.conversion.stamp import RulesLike, Task, architecture_in, make_task, rule_file_path
 from ckptmap.errors import ConvertError
+from ckptmap.rules.plan import Plan
 from ckptmap.spec import TensorSpec
 from ckptmap.writing.atomic import check_targets, replacing
 from ckptmap.writing.folder import (
@@ -49,7 +52,7 @@ class Conversion:
         tensors: How many tensors they hold.
         nbytes: Bytes of these.
         left_out: Tensors, and parts of some as `name[axis:start:length]`, that have no place on the written side.
-        missing: Tensors of the written side that were not written, as nothing gave their values.
+        missing: Tensors of the written side that were not written: nothing gave their values, or no rule names them.
         tied: Second names that are not stored, each with the name it stands for.
         casts: Old and new dtype, and how many tensors went from one to the other.
         residue: Where what was left out is kept.
@@ -127,32 +130,34 @@ def convert(
     folder = target is not None and (target.is_dir() or target.suffix not in FILE_SUFFIXES)
     _check_options(target, folder, in_place=in_place, to_bin=to_bin, like=like, largest=largest, dtype=wanted)
     with ExitStack() as stack:
-        source = stack.enter_context(_opened(checkpoint))
-        given = stack.enter_context(_opened(base)) if base is not None else None
+        source = stack.enter_context(opened(checkpoint))
+        given = stack.enter_context(opened(base)) if base is not None else None
         writes = "left" if back else "right"
         kept = open_residue(residue, writes)
-        shapes = shapes_in(kept) or ({} if given is None else {name: spec.shape for name, spec in given.items()})
+        base_shapes = {} if given is None else {name: spec.shape for name, spec in given.items()}
         task = make_task(
             rules,
             source,
             back=back,
             sizes=sizes,
-            config=config,
+            config=_config(config, source, given, like),
             partial=partial,
-            known_shapes=shapes,
+            hints={**base_shapes, **shapes_in(kept)},
+            residue=kept,
         )
         reader = Reader(source, wanted, reuse=target is not None and not to_bin)
         stack.callback(reader.close)
         filler = Filler(kept, given)
-        filler.check(task.plan.right)
+        filler.check(task.plan)
         made = schedule(task.plan, reader, filler.dtypes, filler.keys)
+        made = replace(made, missing=(*made.missing, *_unnamed(given, task.plan)))
         kept_to = None if kept is not None or not made.homeless else residue
         if in_place:
             return _in_place(source, task, made)
         if target is None:
             check_ties(task.plan.left_ties, source)
             return _state_dict(task, made, reader, filler, kept_to)
-        beside = companions(like, architecture or architecture_in(task.side_text)) if like is not None else {}
+        beside = _beside(like, architecture or architecture_in(task.side_text), made) if like is not None else {}
         shards = into_shards(made.outputs, largest) if folder else [(target.name, made.outputs)]
         inputs = [*_files_of(source), *_files_of(given), *_files_of(kept)]
         inputs += [path for path in (rule_file_path(rules),) if path is not None]
@@ -187,15 +192,19 @@ def undo(file: str | os.PathLike[str]) -> bool:
     return roll_back(Path(file))
 
 
-@contextmanager
-def _opened(source: Checkpoint | Source) -> Iterator[Checkpoint]:
-    if isinstance(source, Checkpoint):
-        yield source
-        return
-    if isinstance(source, str | os.PathLike) and os.path.isfile(source):
-        roll_back(Path(source))
-    with open_checkpoint(source) as checkpoint:
-        yield checkpoint
+def _config(
+    config: Mapping[str, Any] | None, source: Checkpoint, base: Checkpoint | None, like: str | os.PathLike[str] | None
+) -> dict[str, Any]:
+    """What sizes may be looked up in: the config given, else the source's; of the others what that does not say."""
+    own = source.config if config is None else config
+    beside = read_config(os.fspath(like)) if like is not None else None
+    return {**(beside or {}), **((base.config if base is not None else None) or {}), **(own or {})}
+
+
+def _unnamed(base: Checkpoint | None, plan: Plan) -> list[str]:
+    """What a base has and no rule makes."""
+    seconds = {second for second, _ in plan.right_ties}
+    return [name for name in base or () if name not in plan.right and name not in seconds]
 
 
 def _check_options(
@@ -221,6 +230,16 @@ def _files_of(checkpoint: Checkpoint | None) -> list[Path]:
         return []
     paths = [local_path(checkpoint, file) for file in checkpoint.files]
     return [path for path in paths if path is not None]
+
+
+def _beside(like: str | os.PathLike[str], architecture: str | None, made: Schedule) -> dict[str, bytes]:
+    """The small files of a transformers folder, the config as the written head needs it."""
+    files = companions(like, architecture)
+    config = json.loads(files["config.json"])
+    fitting = with_labels_of(config, like, made.outputs)
+    if fitting != config:
+        files["config.json"] = json.dumps(fitting, indent=2, ensure_ascii=False).encode() + b"\n"
+    return files
 
 
 def _check_folder(folder: Path, names: list[str], inputs: list[Path], *, force: bool) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ckptmap.checkpoint import Checkpoint
+from ckptmap.checkpoint import Checkpoint, Source, open_checkpoint
 from ckptmap.errors import CheckpointError, ConvertError
 from ckptmap.spec import DTYPE_BITS, TORCH_NAMES, TensorSpec
+from ckptmap.writing.inplace import roll_back
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +33,47 @@ def local_path(checkpoint: Checkpoint, file: str) -> Path | None:
     """Where a file of a checkpoint lies on this machine, if it does."""
     store = checkpoint._store
     return None if store is None else store.local_path(file)
+
+
+@contextmanager
+def opened(source: Checkpoint | Source) -> Iterator[Checkpoint]:
+    """A checkpoint, closed again if it was opened here; NumPy's arrays in a state dict are tensors too.
+
+    Raises:
+        CheckpointError: It cannot be opened.
+        ConvertError: An array holds what torch has no tensors for.
+    """
+    if isinstance(source, Checkpoint):
+        yield source
+        return
+    if isinstance(source, str | os.PathLike) and os.path.isfile(source):
+        roll_back(Path(source))  # what an --in-place that was cut short left
+    with open_checkpoint(_with_tensors(source) if isinstance(source, Mapping) else source) as checkpoint:
+        yield checkpoint
+
+
+def _with_tensors(state: Mapping[str, Any]) -> dict[str, Any]:
+    import torch
+
+    found = dict(state)
+    for name, value in state.items():
+        if type(value).__module__ != "numpy" or not hasattr(value, "dtype"):
+            continue
+        try:
+            # Torch has no negative strides, and would write to what must not be written.
+            plain = value.flags.writeable and all(step >= 0 for step in value.strides)
+            found[name] = torch.as_tensor(value if plain else value.copy())
+        except (TypeError, ValueError) as error:
+            raise ConvertError(f"{name}: is an array that torch cannot hold ({error}); convert it first") from None
+    return found
+
+
+def torch_dtype(dtype: str) -> torch.dtype:
+    """What torch calls a dtype."""
+    import torch
+
+    found: torch.dtype = getattr(torch, TORCH_NAMES[dtype])
+    return found
 
 
 def float_dtype(text: str) -> str:

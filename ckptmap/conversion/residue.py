@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from ckptmap.checkpoint import Checkpoint, open_checkpoint
-from ckptmap.conversion.blocks import as_integers, place
+from ckptmap.conversion.blocks import as_integers, narrowed, ordered, place
 from ckptmap.conversion.reading import Reader, buffer_of
 from ckptmap.conversion.schedule import key_of
 from ckptmap.errors import ConvertError
-from ckptmap.rules.plan import Equation, Piece, Sizes
+from ckptmap.rules.plan import Equation, Piece, Plan, Sizes
 from ckptmap.spec import TensorSpec
 from ckptmap.writing.atomic import replacing
 from ckptmap.writing.safetensors import Writer, header_bytes
@@ -25,6 +26,7 @@ Residue: TypeAlias = "str | os.PathLike[str] | MutableMapping[str, torch.Tensor]
 """A file, or a dict for one process; empty or not there yet, it is written, else it is read."""
 
 SIDE, SHAPES = "ckptmap.residue", "ckptmap.shapes"
+_PART = re.compile(r"\[\d+:\d+:\d+\]$")  # as key_of writes it
 
 
 def open_residue(residue: Residue | None, writes: str) -> Checkpoint | None:
@@ -47,23 +49,34 @@ def open_residue(residue: Residue | None, writes: str) -> Checkpoint | None:
 
 
 def shapes_in(residue: Checkpoint | None) -> dict[str, Sizes]:
-    """Shapes of the whole tensors that the blocks of a residue belong to."""
-    told = json.loads(residue.metadata.get(SHAPES, "{}")) if residue is not None else {}
-    return {name: tuple(shape) for name, shape in told.items()}
+    """Shapes of the tensors that it was made from: in a file all of them, else those that it holds whole.
+
+    Raises:
+        ConvertError: The file's header is damaged.
+    """
+    if residue is None:
+        return {}
+    try:
+        told = json.loads(residue.metadata.get(SHAPES, "{}"))
+        shapes = {str(name): tuple(map(int, shape)) for name, shape in told.items()}
+    except (ValueError, TypeError, AttributeError):
+        raise ConvertError(f"{residue.source}: {SHAPES} in its header is damaged; name another residue") from None
+    return {name: spec.shape for name, spec in residue.items() if not _PART.search(name)} | shapes
 
 
 def pieces(homeless: tuple[tuple[Equation, Piece], ...], reader: Reader) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each homeless block by its key: a whole tensor as it is, a part of one with its axes in shared order."""
+    """Each homeless block by its key: a whole tensor as it is, a part of one in the tensor's own order."""
     for _, piece in homeless:
         tensor = reader.tensor(piece.name)
         if piece.narrow:
-            tensor = place(as_integers(tensor), piece).contiguous().view(tensor.dtype)
-            tensor = tensor.reshape(_block_shape(piece))
+            tensor = narrowed(as_integers(tensor), piece).contiguous().view(tensor.dtype)
+            tensor = tensor.reshape(_part_shape(piece))
         yield key_of(piece), tensor.contiguous()
 
 
-def _block_shape(piece: Piece) -> Sizes:
-    return tuple(piece.split[axis] for axis in piece.order)
+def _part_shape(piece: Piece) -> Sizes:
+    lengths = {axis: length for axis, _, length in piece.narrow}
+    return tuple(lengths.get(axis, size) for axis, size in enumerate(piece.view))
 
 
 def write_residue(
@@ -74,7 +87,7 @@ def write_residue(
     shapes = {name: spec.shape for name, spec in reader.checkpoint.items()}
     for _, piece in homeless:
         spec = reader.checkpoint[piece.name]
-        shape = _block_shape(piece) if piece.narrow else spec.shape
+        shape = _part_shape(piece) if piece.narrow else spec.shape
         specs.append(TensorSpec(key_of(piece), shape, spec.dtype))
     metadata = {"format": "pt", **stamp, SIDE: side, SHAPES: json.dumps(shapes)}
     with replacing(path) as descriptor:
@@ -109,19 +122,28 @@ class Filler:
         both = [*(self._base or {}).items(), *(self._residue or {}).items()]
         return {name: spec.dtype for name, spec in both if spec.dtype != "F4"}
 
-    def check(self, shapes: Mapping[str, Sizes]) -> None:
-        """Refuse a base whose tensors have other shapes than those that are written.
+    def check(self, plan: Plan) -> None:
+        """Refuse what is to be filled in and has another shape than the place it belongs to.
 
         Raises:
             ConvertError: With the names.
         """
-        wrong = [
-            f"{name}: is {list(self._base[name].shape)} in the base and would be {list(shape)}; give a base that fits"
-            for name, shape in shapes.items()
-            if self._base is not None and name in self._base and self._base[name].shape != tuple(shape)
-        ]
+        wrong = []
+        for piece in [block.right for e in plan.equations for block in e.blocks if block.left == "none"]:
+            if not isinstance(piece, Piece):
+                continue
+            whole, key = tuple(plan.right[piece.name]), key_of(piece)
+            if self._residue is not None and key in self._residue:
+                name, found, wanted, where = key, self._residue[key].shape, _part_shape(piece), "residue"
+                wanted = wanted if piece.narrow else whole
+            elif self._base is not None and piece.name in self._base:
+                name, found, wanted, where = piece.name, self._base[piece.name].shape, whole, "base"
+            else:
+                continue
+            if found != wanted:
+                wrong.append(f"{name}: is {list(found)} in the {where} and would be {list(wanted)}; give one that fits")
         if wrong:
-            raise ConvertError("\n".join(wrong))
+            raise ConvertError("\n".join(dict.fromkeys(wrong)))
 
     def fill(self, piece: Piece, target: torch.Tensor, dtype: str) -> torch.Tensor:
         """The integers that belong at a place of a target of this dtype."""
@@ -132,6 +154,6 @@ class Filler:
         wanted = getattr(torch, TORCH_NAMES[dtype])
         if self._residue is not None and (key := key_of(piece)) in self._residue:
             integers = as_integers(self._residue.load(key).to(wanted))
-            return place(integers, piece) if not piece.narrow else integers.reshape(target.shape)
+            return ordered(integers, piece) if piece.narrow else place(integers, piece)
         assert self._base is not None  # the schedule saw to it
         return place(as_integers(self._base.load(piece.name).to(wanted)), piece)

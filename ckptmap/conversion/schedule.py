@@ -86,6 +86,17 @@ def schedule(plan: Plan, reader: Reader, fills: Mapping[str, str], keys: Collect
     return Schedule(_in_order(steps, reader), tuple(left_out), tuple(missing), tuple(homeless), casts)
 
 
+def may_refuse(equation: Equation) -> bool:
+    """Whether values can stand against an equation: zeros that are none, repeats or two sources that differ."""
+    ends = [end for block in equation.blocks for end in (block.left, block.right)]
+    written = [block.right for block in equation.blocks if isinstance(block.right, Piece)]
+    return (
+        any(block.right == "zeros" for block in equation.blocks)
+        or any(isinstance(end, Piece) and end.repeated for end in ends)
+        or len({(piece.name, piece.view, piece.narrow) for piece in written}) < len(written)
+    )
+
+
 def key_of(piece: Piece) -> str:
     """How a residue names a block: the tensor's name, and the part of it when it is not the whole."""
     return piece.name + "".join(f"[{axis}:{start}:{length}]" for axis, start, length in piece.narrow)
@@ -231,8 +242,11 @@ def _in_order(steps: list[Step], reader: Reader) -> tuple[Step, ...]:
 
 
 def shapes_of(plan: Plan) -> dict[str, Sizes]:
-    """Shapes of the read side for the way back, when the other side has parts that do not show them; else nothing."""
-    for equation in plan.equations:
-        if any(not isinstance(end, Piece) for block in equation.blocks for end in (block.left, block.right)):
-            return {name: tuple(shape) for name, shape in plan.left.items()}
-    return {}
+    """Shapes of the read side that the other side may not show: where a block has no tensor there."""
+    return {
+        name: tuple(plan.left[name])
+        for equation in plan.equations
+        if any(not isinstance(end, Piece) for block in equation.blocks for end in (block.left, block.right))
+        for name in dict.fromkeys(equation.left)
+        if name in plan.left
+    }

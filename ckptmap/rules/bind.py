@@ -121,9 +121,9 @@ class Binder:
 
     def _take(self, side: int, name: str, number: int, position: int, binding: Binding) -> None:
         rule = self._compiled[number]
-        for term, index in rule.lacking:
+        for lacking, index in rule.lacking:
             if index.variable in rule.shared and index.number(int(binding[index.variable])) < 0:
-                self._no_number(side, name, rule, term, index)
+                self._no_number(side, name, rule, lacking, index)
                 return
         key = number, tuple([binding[variable] for variable in rule.shared])
         instance = self._instances.get(key)
@@ -145,8 +145,8 @@ class Binder:
             return
         self._problem(
             rule.rule.line,
-            f"{name}: {index} in {term} would be below 0. Count from there (`{index}` written as `{{{index.variable}}}`, "
-            f"and more elsewhere), and give {name} a rule of its own.",
+            f"{name}: {index} in {term} would be below 0. Write `{{{index.variable}+1}}` for `{{{index.variable}}}` "
+            f"throughout the rule, and give {name} a rule of its own.",
         )
 
     def _take_hints(self) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from ckptmap.errors import RuleError
-from ckptmap.rules.names import Choice, Index, NamePattern, Part, Segment
+from ckptmap.rules.names import Choice, Index, Matcher, NamePattern, Part, Segment
 from ckptmap.rules.shapes import Shape
 
 LANGUAGE = 1
@@ -220,6 +220,18 @@ class Rules:
             elif isinstance(statement, Rule):
                 found.append(_whole(statement, section))
         return tuple(found)
+
+    def names_in(self, side: Side, names: Iterable[str]) -> set[str]:
+        """Those names that a rule or a tie of one side can be about."""
+        from ckptmap.rules.overlap import PatternTree
+
+        tree: PatternTree[Matcher] = PatternTree()
+        terms = [term for rule in self.rules for term in (rule.left if side == "left" else rule.right)]
+        ties = [name for tie in self.ties if tie.side == side for name in (tie.name, tie.second)]
+        for pattern in dict.fromkeys([*terms, *ties]):
+            if isinstance(pattern, NamePattern):
+                tree.add(pattern, pattern.matcher())
+        return {name for name in names if any(matcher.match(name) is not None for matcher in tree.candidates(name))}
 
     def _provenance(self, side: Side) -> str:
         return next((s.text for s in self.statements if isinstance(s, Provenance) and s.side == side), "")

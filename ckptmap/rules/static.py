@@ -140,7 +140,9 @@ def _axis_faults(rule: CompiledRule) -> Iterator[str]:
             yield f"axis {variable} bears the name of the index {{{variable}}} of both sides. Rename the axis."
             return
     for at in (0, 1):
-        if clash := sorted(set(rule.stacked[at]) & own[at]):
+        terms = zip(rule.sides[at], rule.shapes[at], strict=True)
+        beside = {a.name for term, shape in terms if not isinstance(term, str) for a in shape.axes()}
+        if clash := sorted(set(rule.stacked[at]) & beside):
             yield f"{clash[0]} is an index and an axis on the {SIDES[at]}. Rename the axis."
             return
     if late := next((i for _, i in rule.lacking if i.variable in (*rule.stacked[0], *rule.stacked[1])), None):

@@ -20,6 +20,7 @@ from ckptmap import CheckpointError, open_checkpoint
 from ckptmap.conversion.convert import Conversion, convert
 from ckptmap.errors import ConvertError
 from ckptmap.rules.plan import Plan
+from ckptmap.writing import folder
 from tests.convert.plans import fused, fused_state, plan, read, rename, same_bits, save
 from tests.convert.test_state_dicts import homeless, padded, tied
 
@@ -160,11 +161,11 @@ def test_zeros_in_files(tmp_path: Path) -> None:
 def test_residue_and_left_out(tmp_path: Path) -> None:
     state = {"w": torch.randn(5, 3), "buffer": torch.randn(4)}
     source = save(tmp_path / "a.safetensors", state)
-    made = convert(homeless(), source, tmp_path / "b.safetensors", residue=tmp_path / "r")
+    made = convert(homeless(), source, tmp_path / "b.safetensors", residue=tmp_path / "r.safetensors")
     assert isinstance(made, Conversion)
     assert (made.left_out, made.missing) == (("w[0:0:2]", "buffer"), ("head",))
-    assert made.residue == str(tmp_path / "r")
-    convert(homeless(), tmp_path / "b.safetensors", back=True, residue=tmp_path / "r", out=tmp_path / "c.safetensors")
+    assert made.residue == str(tmp_path / "r.safetensors")
+    convert(homeless(), tmp_path / "b.safetensors", back=True, residue=tmp_path / "r.safetensors", out=tmp_path / "c.safetensors")
     assert same_bits(read(tmp_path / "c.safetensors"), state)
     with pytest.raises(ConvertError, match=r"b\.safetensors: is not a residue that ckptmap wrote"):
         convert(homeless(), source, tmp_path / "d.safetensors", residue=tmp_path / "b.safetensors")
@@ -232,6 +233,92 @@ def test_a_full_disk_leaves_the_old(tmp_path: Path, name: str) -> None:
     with open_checkpoint(out) as old:
         assert old.load("m").all()
     assert len(os.listdir(tmp_path)) == 3
+
+
+SMALL_DISK = """
+mount -t tmpfs -o size=600k none "$1" || exit 77
+exec "$2" -c "$3" "$1"
+"""
+FULL = """
+import os, sys
+from pathlib import Path
+import torch
+from ckptmap import CheckpointError
+from ckptmap.conversion.convert import convert
+from tests.convert.plans import fused, plan, read, rename, save
+disk = Path(sys.argv[1])
+names = plan(rename("n", "m", 60_000))
+zeros = save(disk / "a.safetensors", {"n": torch.zeros(60_000)})
+for name in ("b.safetensors", "out"):
+    for force in (False, True):
+        if force:
+            (disk / name).mkdir() if name == "out" else (disk / name).write_text("old")
+            (disk / name / "model.safetensors" if name == "out" else disk / name).write_text("old")
+        before = sorted(os.walk(disk))
+        (disk / "filler").write_bytes(bytes(200_000))
+        try:
+            convert(names, zeros, disk / name, force=force)
+        except CheckpointError as error:
+            assert "cannot be written: No space left on device; nothing was changed" in str(error), error
+        else:
+            raise SystemExit("there was room")
+        (disk / "filler").unlink()
+        assert sorted(os.walk(disk)) == before, (sorted(os.walk(disk)), before)
+        if force:
+            kept = disk / name / "model.safetensors" if name == "out" else disk / name
+            assert kept.read_text() == "old"
+"""
+
+
+def test_a_disk_that_is_really_full_leaves_the_old(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK, "sh", str(disk), sys.executable, FULL]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."})
+    except FileNotFoundError:
+        pytest.skip("there is no unshare here")
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip(f"no small disk can be made here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("has_call", [False, True])
+@pytest.mark.parametrize("fails", [False, True])
+def test_folders_are_swapped_where_the_system_cannot_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_call: bool, fails: bool
+) -> None:
+    """Without renameat2, or on a filesystem that does not know it, the old folder steps aside."""
+
+    class Library:
+        def __init__(self, *_: object) -> None:
+            if has_call:
+                self.renameat2 = lambda *_: -1
+
+    monkeypatch.setattr(folder.ctypes, "CDLL", Library)
+    zeros = save(tmp_path / "a.safetensors", {"n": torch.zeros(3)})
+    ones = save(tmp_path / "b.safetensors", {"n": torch.ones(3)})
+    names, out = plan(rename("n", "m", 3)), tmp_path / "out"
+    convert(names, zeros, out)
+    (out / "notes.txt").write_text("mine")
+    if fails:
+        rename_folder = os.rename
+
+        def rename_once(old: str | Path, new: str | Path) -> None:
+            if Path(new) == out and ".tmp" in str(old) and (Path(old) / "model.safetensors").exists():
+                model = read(Path(old) / "model.safetensors")["m"]
+                if model.all():
+                    raise OSError(16, "Device or resource busy")
+            rename_folder(old, new)
+
+        monkeypatch.setattr(os, "rename", rename_once)
+        with pytest.raises(CheckpointError, match="cannot be written: Device or resource busy; nothing was changed"):
+            convert(names, ones, out, force=True)
+    else:
+        convert(names, ones, out, force=True)
+    assert bool(read(out / "model.safetensors")["m"].all()) is not fails
+    assert (out / "notes.txt").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["a.safetensors", "b.safetensors", "out"]
 
 
 def test_kill_leaves_old_or_new(tmp_path: Path) -> None:

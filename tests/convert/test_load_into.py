@@ -10,6 +10,7 @@ from torch import nn
 
 from ckptmap.conversion.convert import load_into
 from ckptmap.errors import ConvertError, PlanError
+from ckptmap.rules.rules import Rules
 from tests.convert.plans import equation, fused, fused_state, plan, rename, rows, save, whole
 
 
@@ -99,3 +100,76 @@ def test_strict() -> None:
         load_into(Model(), {"n": torch.zeros(8)}, plan(rename("n", "m", 8)))
     with pytest.raises(PlanError, match="x: the model has no such parameter or buffer"):
         load_into(Model(), {"n": torch.zeros(7)}, plan(rename("n", "x", 7)))
+
+
+def rules(text: str) -> Rules:
+    return Rules.parse(text)
+
+
+class Shared(nn.Module):
+    """A head tied to the embedding, and a buffer that is the same memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(3, 2), nn.Linear(2, 3, bias=False)
+        self.head.weight = self.embed.weight
+        self.register_buffer("alias", self.embed.weight.data)
+
+
+@pytest.mark.parametrize("name", ["embed.weight", "head.weight", "alias"])
+def test_what_the_model_ties_needs_one_rule(name: str) -> None:
+    model, value = Shared(), torch.randn(3, 2)
+    assert load_into(model, {"w": value}, rules(f"w <-> {name}")) == ()
+    assert torch.equal(model.embed.weight, value)
+    assert torch.equal(model.alias, value)
+    assert model.head.weight is model.embed.weight
+
+
+def test_what_the_model_ties_may_have_a_rule_each() -> None:
+    both, value = rules("w <-> embed.weight\nv <-> head.weight"), torch.randn(3, 2)
+    model = Shared()
+    assert load_into(model, {"w": value, "v": value.clone()}, both) == ()
+    before = model.embed.weight.clone()
+    with pytest.raises(ConvertError, match=r"is tied to .* in the model, and the rules make them differ"):
+        load_into(model, {"w": value, "v": value + 1}, both)
+    assert torch.equal(model.embed.weight, before)
+
+
+def test_a_tied_tensor_without_any_rule_is_told_once() -> None:
+    with pytest.raises(PlanError) as caught:
+        load_into(Shared(), {"w": torch.zeros(3, 2)}, rules("w <-> _"))
+    assert len(caught.value.problems) == 1
+
+
+LATE_REFUSALS = {
+    "padding that is not zero": ("z <-> b, 0 : [v + p] <-> v, p", {"z": torch.tensor([1.0, 2.0, 3.0])}, {"p": 1}),
+    "repeats that differ": ("z <-> b : (*h d) <-> d", {"z": torch.tensor([1.0, 2.0, 3.0, 4.0])}, {"h": 2}),
+    "two sources that differ": ("y, z <-> b, b", {"y": torch.zeros(2), "z": torch.ones(2)}, {}),
+    "a broken tie": ("tie left z = y\nz <-> b", {"y": torch.zeros(2), "z": torch.ones(2)}, {}),
+}
+
+
+@pytest.mark.parametrize("case", LATE_REFUSALS)
+def test_a_module_that_is_refused_is_as_it_was(case: str) -> None:
+    text, more, sizes = LATE_REFUSALS[case]
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.full((2,), 7.0)), nn.Parameter(torch.full((2,), 7.0))
+
+    model = Two()
+    with pytest.raises(ConvertError):
+        load_into(model, {"x": torch.zeros(2), **more}, rules(f"x <-> a\n{text}"), sizes=sizes)
+    assert (model.a == 7).all()
+    assert (model.b == 7).all()
+
+
+@pytest.mark.parametrize("own", [torch.float32, torch.int64])
+def test_values_the_model_s_dtype_cannot_hold(own: torch.dtype) -> None:
+    model = nn.Module()
+    model.register_buffer("b", torch.zeros(2, dtype=own))
+    value = torch.full((2,), 1.5, dtype=torch.complex64 if own.is_floating_point else torch.float32)
+    with pytest.raises(ConvertError, match="which cannot hold such values; change the model's dtype"):
+        load_into(model, {"a": value}, rules("a <-> b"))
+    assert not model.b.any()

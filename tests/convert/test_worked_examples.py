@@ -118,7 +118,7 @@ def test_there_and_home_again(example: Example, tmp_path: Path, capsys: pytest.C
         str(tmp_path / "hf"),
         tmp_path / "mine.safetensors",
     )
-    kept = ["--residue", str(tmp_path / "kept")] if example.residue else []
+    kept = ["--residue", str(tmp_path / "kept.safetensors")] if example.residue else []
     assert main(["convert", rules, source, str(there), *example.there, *kept]) == 0, capsys.readouterr().err
 
     mine = example.mine().eval()
@@ -153,7 +153,7 @@ def test_the_header_alone_leads_home(example: Example, tmp_path: Path, capsys: p
         str(tmp_path / "hf"),
         tmp_path / "mine.safetensors",
     )
-    kept = ["--residue", str(tmp_path / "kept")] if example.residue else []
+    kept = ["--residue", str(tmp_path / "kept.safetensors")] if example.residue else []
     assert main(["convert", rules, source, str(there), *example.there, *kept]) == 0
     assert main(["convert", rules, str(there), str(tmp_path / "again.safetensors"), *example.there]) == 1
     assert "already, as its header says" in capsys.readouterr().err

@@ -165,7 +165,13 @@ def test_residue_and_left_out(tmp_path: Path) -> None:
     assert isinstance(made, Conversion)
     assert (made.left_out, made.missing) == (("w[0:0:2]", "buffer"), ("head",))
     assert made.residue == str(tmp_path / "r.safetensors")
-    convert(homeless(), tmp_path / "b.safetensors", back=True, residue=tmp_path / "r.safetensors", out=tmp_path / "c.safetensors")
+    convert(
+        homeless(),
+        tmp_path / "b.safetensors",
+        back=True,
+        residue=tmp_path / "r.safetensors",
+        out=tmp_path / "c.safetensors",
+    )
     assert same_bits(read(tmp_path / "c.safetensors"), state)
     with pytest.raises(ConvertError, match=r"b\.safetensors: is not a residue that ckptmap wrote"):
         convert(homeless(), source, tmp_path / "d.safetensors", residue=tmp_path / "b.safetensors")

@@ -114,7 +114,11 @@ def test_a_residue_makes_every_kind_of_rule_whole(tmp_path: Path, case: str, dty
     again = made(rules, there, back=True, residue=kept, sizes=sizes)
     assert same_bits(again, state)
 
-    source, file, residue = save(tmp_path / "a.safetensors", state), tmp_path / "b.safetensors", tmp_path / "kept.safetensors"
+    source, file, residue = (
+        save(tmp_path / "a.safetensors", state),
+        tmp_path / "b.safetensors",
+        tmp_path / "kept.safetensors",
+    )
     convert(rules, source, file, residue=residue, sizes=sizes)
     assert same_bits(read(file), there)
     convert(None, file, tmp_path / "c.safetensors", back=True, residue=residue)

@@ -77,6 +77,20 @@ class Section(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class Columns:
+    """Where the terms and shapes of a rule stand in its line, from 1; nothing where it was not read from text."""
+
+    left: tuple[int, ...] = ()
+    right: tuple[int, ...] = ()
+    left_shapes: tuple[int, ...] = ()
+    right_shapes: tuple[int, ...] = ()
+
+    def inverse(self) -> Columns:
+        """The same of the rule with its sides exchanged."""
+        return Columns(self.right, self.left, self.right_shapes, self.left_shapes)
+
+
+@dataclass(frozen=True, slots=True)
 class Rule(Statement):
     """An equation between tensors: `a, b <-> c : x m, y m <-> [x + y] m`.
 
@@ -86,6 +100,7 @@ class Rule(Statement):
         left_shapes: A shape for each term or one for all; None if both sides' tensors are alike as they are.
         right_shapes: The same of the right side.
         mark: `maybe` may match nothing; `guess` is not yet confirmed.
+        columns: Where all of it stands; not part of what it says.
     """
 
     left: tuple[Term, ...]
@@ -93,11 +108,17 @@ class Rule(Statement):
     left_shapes: tuple[Shape, ...] | None = None
     right_shapes: tuple[Shape, ...] | None = None
     mark: Mark = ""
+    columns: Columns = field(default=Columns(), compare=False, repr=False, kw_only=True)
 
     def inverse(self) -> Rule:
         """The rule with its sides exchanged."""
         return replace(
-            self, left=self.right, right=self.left, left_shapes=self.right_shapes, right_shapes=self.left_shapes
+            self,
+            left=self.right,
+            right=self.left,
+            left_shapes=self.right_shapes,
+            right_shapes=self.left_shapes,
+            columns=self.columns.inverse(),
         )
 
 
@@ -302,18 +323,18 @@ def _inverse(statement: Statement) -> Statement:
 
 
 def _whole(rule: Rule, section: Section) -> Rule:
-    sides = []
-    for terms, prefix in ((rule.left, section.left), (rule.right, section.right)):
+    sides, columns = [], []
+    for terms, prefix, stand in (
+        (rule.left, section.left, rule.columns.left),
+        (rule.right, section.right, rule.columns.right),
+    ):
         start = prefix.segments if prefix else ()
-        sides.append(
-            [
-                pattern
-                for term in terms
-                for pattern in (
-                    NamePattern((*start, *term.segments)).terms() if isinstance(term, NamePattern) else (term,)
-                )
-            ]
-        )
+        expanded = [
+            NamePattern((*start, *term.segments)).terms() if isinstance(term, NamePattern) else (term,)
+            for term in terms
+        ]
+        sides.append([pattern for patterns in expanded for pattern in patterns])
+        columns.append(tuple(at for at, patterns in zip(stand, expanded, strict=False) for _ in patterns))
     words: list[dict[str, tuple[str, ...]]] = [{}, {}]
     for side, known in zip(sides, words, strict=True):
         for term in side:
@@ -323,7 +344,7 @@ def _whole(rule: Rule, section: Section) -> Rule:
         tuple(_worded(term, {**theirs, **ours}) for term in side)
         for side, ours, theirs in zip(sides, words, reversed(words), strict=True)
     )
-    return replace(rule, left=left, right=right)
+    return replace(rule, left=left, right=right, columns=replace(rule.columns, left=columns[0], right=columns[1]))
 
 
 def _worded(term: Term, words: Mapping[str, tuple[str, ...]]) -> Term:

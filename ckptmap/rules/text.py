@@ -11,6 +11,7 @@ from ckptmap.rules.rules import (
     LANGUAGE,
     NOWHERE,
     ZEROS,
+    Columns,
     Fault,
     Mark,
     Provenance,
@@ -152,19 +153,19 @@ def _rule(body: str, at: int, mark: Mark, place: dict[str, str | int]) -> Rule:
     shapes = _SHAPES.search(body, at)
     end = shapes.start() if shapes else len(body)
     arrow = _only_arrow(body, at, end)
-    left = _terms(body, at, arrow[0])
-    right = _terms(body, arrow[1], end)
+    parts = [(at, arrow[0]), (arrow[1], end)]
+    left, right = (_terms(body, *part) for part in parts)
     if not shapes:
-        return Rule(left, right, mark=mark, **place)  # type: ignore[arg-type]
+        return Rule(left, right, mark=mark, columns=_columns(body, parts), **place)  # type: ignore[arg-type]
     between = _only_arrow(body, shapes.end(), len(body))
-    return Rule(
-        left,
-        right,
-        _shapes(body, shapes.end(), between[0]),
-        _shapes(body, between[1], len(body)),
-        mark,
-        **place,  # type: ignore[arg-type]
-    )
+    parts += [(shapes.end(), between[0]), (between[1], len(body))]
+    left_shapes, right_shapes = (_shapes(body, *part) for part in parts[2:])
+    columns = _columns(body, parts)
+    return Rule(left, right, left_shapes, right_shapes, mark, columns=columns, **place)  # type: ignore[arg-type]
+
+
+def _columns(body: str, parts: list[tuple[int, int]]) -> Columns:
+    return Columns(*(tuple(at + 1 for at, _ in _pieces(body, *part)) for part in parts))
 
 
 def _only_arrow(body: str, start: int, end: int) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,7 @@ class Example:
     there: tuple[str, ...] = ()
     home: tuple[str, ...] = ("--back",)
     residue: bool = False
-    vocabulary: int = 30
     images: bool = False
-    options: dict[str, object] = field(default_factory=dict)
 
 
 GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 8, "vocab_size": 30, "activation_function": "gelu"}
@@ -162,3 +160,17 @@ def test_the_header_alone_leads_home(example: Example, tmp_path: Path, capsys: p
     with ckptmap.open_checkpoint(source) as before, ckptmap.open_checkpoint(tmp_path / "home.safetensors") as after:
         assert set(before) == set(after)
         assert all(before.read(name) == after.read(name) for name in before)
+
+
+@pytest.mark.parametrize("example", CASES, ids=lambda example: example.rules)
+def test_it_loads_into_a_built_module(example: Example, tmp_path: Path) -> None:
+    """No file between: the model's own shapes tell all sizes that shapes can tell, and its ties need no second rule."""
+    theirs = shaken(getattr(transformers, example.theirs)(example.config))
+    theirs.save_pretrained(tmp_path / "hf")
+    rules = ckptmap.Rules.read(EXAMPLES / f"{example.rules}.ckptmap")
+    mine = example.mine().eval()
+    assert ckptmap.load_into(mine, tmp_path / "hf", rules, back="--back" in example.there) == ()
+    x = inputs(example)
+    with torch.no_grad():
+        expected = theirs(x).logits
+        torch.testing.assert_close(mine(x)[..., : expected.shape[-1]], expected, rtol=0, atol=1e-5)

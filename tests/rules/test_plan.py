@@ -101,6 +101,43 @@ def test_partial_lists_what_it_leaves_out() -> None:
     assert dict(plan.left) == {"e": (1,)}
 
 
+def test_a_number_below_zero_is_no_name() -> None:
+    rules = Rules.parse("l.{i} <-> b.{i-1}", "f")
+    assert dict(bind(rules, {"l.1": (1,), "l.10": (1,)}).right) == {"b.0": (1,), "b.9": (1,)}
+    assert dict(bind(rules, None, {"b.0": (1,)}).left) == {"l.1": (1,)}
+    said = problems("l.{i} <-> b.{i-1}", {"l.0": (1,), "l.1": (1,)})
+    assert said == (
+        "f:1: l.0: {i-1} in b.{i-1} would be below 0. Write `{i+1}` for `{i}` throughout the rule, "
+        "and give l.0 a rule of its own."
+    )
+    assert "l.0: {i-1} in b.{i-1} would be below 0" in problems("l.{i} <-> b.{i-1}", {"l.0": (1,)}, {"b.0": (1,)})
+    assert bind(rules, {"l.0": (1,), "l.1": (1,)}, partial=True).uncovered_left == ("l.0",)
+    apart = Rules.parse("l.{i+1} <-> b.{i}\nl.0 <-> first")
+    assert set(bind(apart, {"l.0": (1,), "l.1": (1,)}).right) == {"first", "b.0"}
+
+
+HINTED = Rules.parse("a <-> b\n_, p <-> q : k m, p m <-> [k + p] m\n_ <-> s.{i}\ntie right q = q2", "f")
+
+
+def test_hints_tell_what_nothing_else_does() -> None:
+    left = {"a": (1,), "p": (3, 2)}
+    plan = bind(HINTED, left, hints={"q": (5, 2), "s.1": (4,), "other": (1,), "b": (9,)})
+    assert dict(plan.right) == {"b": (1,), "q": (5, 2), "s.1": (4,), "q2": (5, 2)}
+    assert plan.equations[-1].left == ()
+    assert bind(HINTED, left, hints={"q2": (5, 2)}).right["q"] == (5, 2)
+    assert bind(HINTED.inverse(), None, left, hints={"q": (5, 2)}).left["q"] == (5, 2)
+    # What is told otherwise is not asked of them.
+    assert bind(HINTED, left, sizes={"k": 1}, hints={"q": (5, 2)}).right["q"] == (4, 2)
+
+
+def test_a_plan_knows_what_was_bound() -> None:
+    rules = Rules.parse("size r = 2\na <-> b : (h r) <-> (r h)")
+    plan = bind(rules, {"a": (6,)})
+    assert (plan.rules, plan.sizes) == (rules, {"r": 2})
+    assert plan.inverse().rules == rules.inverse()
+    assert plan.inverse().inverse() == plan
+
+
 def test_a_tie_may_be_written_by_either_name() -> None:
     rules = Rules.parse("tie left a = c\ntie right b = d\na <-> b")
     assert bind(rules, {"a": (1,)}).right_ties == (("d", "b"),)

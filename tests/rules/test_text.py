@@ -15,7 +15,7 @@ from ckptmap.rules.rules import Rules
 
 REFUSED = {
     "a.{i} <-> b": "1:1: {i} is on the left only. Give it a place on the right, in the name or as an axis.",
-    "x.{n:a|b} <-> y.{n:c}": "1:1: {n} is one of 2 and one of 1. Choices are paired by position",
+    "x.{n:a|b} <-> y.{n:c}": "1:15: {n} is one of 2 and one of 1. Choices are paired by position",
     "x.{n:a|b} <-> y": "1:1: {n} is on the left only. Give it a place on the right, in the name.",
     "x.{n:a|b}.{n+1} <-> y.{n}": "{n+1} counts, and {n} is a choice of words. Rename one of them.",
     "p <-> q : a b <-> a c": "block 1 has b on the left only (a b <-> a c). Both sides of a block have the same axes",
@@ -25,7 +25,7 @@ REFUSED = {
     "u, v <-> w : a, b, c <-> a": "2 on the left have 3 shapes. Write one for each, or one for all.",
     "u, v <-> w : a <-> a": "the left side has 2 blocks and the right has 1. The k-th block on the left",
     "m.* <-> x.*\nm.{i} <-> y.{i}": "2:1: m.{i} and m.* (line 1) can both be one left tensor. Every tensor belongs to one",
-    "a <-> x\nmaybe b <-> x": "2:1: x and x (line 1) can both be one right tensor.",
+    "a <-> x\nmaybe b <-> x": "2:13: x and x (line 1) can both be one right tensor.",
     "z <-> y : [a + b] [c + d] <-> a": "1:19: two sums in a shape. Split it into two rules",
     "a{i}3 <-> b{i}": "1:1: {i} and 3 stand side by side, so no one sees where a number ends. Part them.",
     "s.{i} <-> t.{i} : i m <-> m i": "axis i bears the name of the index {i} of both sides. Rename the axis.",
@@ -135,3 +135,57 @@ def test_reading_and_writing_a_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["r.ckptmap"]
     with pytest.raises(RuleError, match="cannot be read: No such file"):
         Rules.read(tmp_path / "none")
+
+
+PLACES = {
+    "[a.{i} <-> b.{i}]\nq, k.{e} <-> y : m, m <-> [m + m]": (2, 4, "{e} is on the left only"),
+    "x, y.{i} <-> z, w": (1, 4, "{i} is on the left only"),
+    "a, {q,k}.{e} <-> z : m <-> [m + m + m]": (1, 4, "{e} is on the left only"),
+    "a, {n:x|y} <-> {n:z|w}, b.{n-1}": (1, 25, "{n-1} counts"),
+    "a.{e} <-> b : m <-> e [m + m]": (1, 15, "has 1 blocks and the right has 2"),
+    "a, b <-> c : x, y z, w <-> [x + y]": (1, 14, "2 on the left have 3 shapes"),
+    "a <-> b : x y <->   ([x + y] [x + y])": (1, 21, "two sums in a shape"),
+    "a.{i} <-> b.{i} : m n <->  i m": (1, 28, "axis i bears the name of the index {i}"),
+    "a.{e} <-> b : e m <-> e m": (1, 15, "e is an index and an axis on the left"),
+    "a, b <-> c : x m, y n <-> [x + y] m": (1, 27, "block 2 has m on the right only"),
+    "a, b <-> c : x m, y m m <-> [x + y] m": (1, 19, "axis m stands twice in block 2"),
+    "a.{e-1} <-> b : m <-> e m": (1, 1, "{e-1} would be below 0"),
+    "a <-> b\n  maybe z, {c,a} <-> {x,y}, w": (2, 12, "a and a (line 1) can both be one left tensor"),
+    "a.{e} <-> b : m <-> [n e]": (1, 21, "e is stacked and not the first axis of its block"),
+    "a.{e}, z <-> b : m, n <-> [m e + n]": (1, 27, "e is stacked and not the first axis of its block"),
+}
+
+
+@pytest.mark.parametrize("text", PLACES)
+def test_a_fault_is_told_where_it_stands(text: str) -> None:
+    line, column, what = PLACES[text]
+    with pytest.raises(RuleError) as caught:
+        Rules.parse(text, "f")
+    told = [one for one in str(caught.value).splitlines() if what in one]
+    assert told, str(caught.value)
+    assert told[0].startswith(f"f:{line}:{column}: ")
+
+
+def test_places_are_no_part_of_what_rules_say() -> None:
+    tight, wide = Rules.parse("a, b <-> c : x, y <-> [x + y]"), Rules.parse("a,  b  <->  c  :  x,  y  <->  [x + y]")
+    assert tight == wide
+    assert tight.rules == wide.rules
+    assert hash(tight.rules[0]) == hash(wide.rules[0])
+    assert tight.inverse().inverse().rules[0].columns == tight.rules[0].columns
+    # Rules that were not read from text have no places in it, and are told by their line.
+    with pytest.raises(RuleError, match=r"rules:1:1: block 1 has y on the left only"):
+        Rules.from_json(
+            Rules(Rules.parse("a <-> b : x <-> x").statements).to_json()
+            | {
+                "statements": [
+                    {
+                        "kind": "rule",
+                        "mark": "",
+                        "left": ["a"],
+                        "right": ["b"],
+                        "left_shapes": ["x y"],
+                        "right_shapes": ["x"],
+                    }
+                ]
+            }
+        )

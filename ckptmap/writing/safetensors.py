@@ -20,7 +20,6 @@ BLANKS = 4096
 ALIGNED = 8
 COPIED_AT_ONCE = 1 << 26
 READ_AT_ONCE = 1 << 22
-SYNCED_EVERY = 1 << 28
 
 # Filesystems that cannot copy a range say one of these.
 CANNOT = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF, errno.EPERM}
@@ -67,7 +66,6 @@ class Writer:
         self._waiting: tuple[str, int, int] | None = None
         self._open: tuple[str, int] | None = None
         self._can_copy = True
-        self._unsynced = 0
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
@@ -76,7 +74,7 @@ class Writer:
         for start in range(0, len(view), COPIED_AT_ONCE):
             part = view[start : start + COPIED_AT_ONCE]
             write_all(self._descriptor, part)
-            self._wrote(len(part))
+            self._report(len(part))
 
     def zeros(self, length: int) -> None:
         """Append zero bytes."""
@@ -106,7 +104,7 @@ class Writer:
             done = self._copy_some(source, offset, min(length, COPIED_AT_ONCE))
             if not done:
                 raise CheckpointError("ends early; it was changed while it was read", source=path)
-            self._wrote(done)
+            self._report(done)
             offset, length = offset + done, length - done
 
     def close(self) -> None:
@@ -144,20 +142,3 @@ class Writer:
         data = os.pread(source, min(length, READ_AT_ONCE), offset)
         write_all(self._descriptor, memoryview(data))
         return len(data)
-
-    def _wrote(self, nbytes: int) -> None:
-        self._unsynced += nbytes
-        if self._unsynced >= SYNCED_EVERY:
-            # The disk starts now, not when all of it is there and must be waited for.
-            start_writeback(self._descriptor)
-            self._unsynced = 0
-        self._report(nbytes)
-
-
-def start_writeback(descriptor: int) -> None:
-    """Ask for what was written to go to the disk, without waiting for it, where there is such a call."""
-    import ctypes
-
-    sync = getattr(ctypes.CDLL(None), "sync_file_range", None)
-    if sync is not None:
-        sync(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), 2)  # SYNC_FILE_RANGE_WRITE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from ckptmap.errors import ArchitectureError, PlanError
@@ -16,7 +16,7 @@ from ckptmap.rules.rules import NOWHERE, Rules, read_text
 if TYPE_CHECKING:
     from ckptmap.infer.findings import Elements
     from ckptmap.infer.inputs import Inputs
-    from ckptmap.infer.probe_runs import Run, Subject
+    from ckptmap.infer.probe_runs import Subject
     from ckptmap.infer.proof import Verification
     from ckptmap.remapping import Side
     from ckptmap.rules.plan import Plan
@@ -72,10 +72,9 @@ def verify(
     with one_thread():
         subjects = Subject(ours, calls[0], labels[0]), Subject(theirs, calls[1], labels[1])
         made = compile_rules(found, sides[0].shapes, sides[1].shapes).rules
-        compared = agreement(*subjects, _filled(found, sides[1], subjects[1]))
-        if compared:
-            return prove(made, *subjects, compared, values=values)
-        return _diverging(made, found, sides[1], subjects, values=values)
+        compared: Sequence[tuple[str, str]] = agreement(*subjects, _filled(found, sides[1], subjects[1]))
+        compared = compared or _output_pairs(found, sides[1], subjects)
+        return prove(made, *subjects, compared, values=values)
 
 
 def _elements(rules: Rules, sides: tuple[Operand, Operand]) -> Elements:
@@ -117,27 +116,13 @@ def _filled(found: Elements, right: Operand, subject: Subject) -> Elements:
     return filled
 
 
-def _diverging(
-    rules: Rules, found: Elements, right: Operand, subjects: tuple[Subject, Subject], *, values: bool
-) -> Verification:
-    """No output agrees: how far, and up to where the two runs do."""
+def _output_pairs(found: Elements, right: Operand, subjects: tuple[Subject, Subject]) -> list[tuple[str, str]]:
+    """No output agrees: the outputs of equal size, in order, so that it can be said by how much they differ."""
     from ckptmap.infer.agreement import alike_values
-    from ckptmap.infer.proof import prove
 
     ours, theirs = alike_values(*subjects, _filled(found, right, subjects[1]))
-    runs = subjects[0].run(ours), subjects[1].run(theirs)
-    outputs = [[one for one in run.activations if one.output] for run in runs]
-    pairs = [(a.place, b.place) for a, b in zip(*outputs, strict=False) if a.tensor.numel() == b.tensor.numel()]
-    proof = prove(rules, *subjects, pairs, values=values)
-    return replace(proof, until=_last_agreement(*runs))
-
-
-def _last_agreement(left: Run, right: Run) -> tuple[str, str] | None:
-    from ckptmap.infer.places import close
-
-    last = None
-    for one in left.activations:
-        like = next((there for there in right.activations if close(one, there)), None)
-        if like is not None:
-            last = one.place, like.place
-    return last
+    outputs = [
+        [one for one in subject.run(values).activations if one.output]
+        for subject, values in zip(subjects, (ours, theirs), strict=True)
+    ]
+    return [(a.place, b.place) for a, b in zip(*outputs, strict=False) if a.tensor.numel() == b.tensor.numel()]

@@ -53,7 +53,8 @@ def verdict(proof: Verification) -> str:
         return "NOT PROVEN: the two give no output of equal size that could be compared"
     where = f" at {proof.where[0]} and {proof.where[1]}" if proof.where else ""
     until = f"; the two agree up to {proof.until[0]} and {proof.until[1]}" if proof.until else ""
-    return f"NOT PROVEN: outputs differ by {proof.difference:.1g} of the largest value{where}{until}"
+    apart = f"; they part at {proof.apart[0]} and {proof.apart[1]}" if proof.apart else ""
+    return f"NOT PROVEN: outputs differ by {proof.difference:.1g} of the largest value{where}{until}{apart}"
 
 
 def document(proof: Verification) -> dict[str, object]:
@@ -64,4 +65,5 @@ def document(proof: Verification) -> dict[str, object]:
         "bits": proof.bits,
         "compared": proof.compared,
         "until": proof.until,
+        "apart": proof.apart,
     }

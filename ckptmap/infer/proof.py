@@ -8,6 +8,7 @@ from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 from ckptmap.conversion.convert import convert
+from ckptmap.infer.places import close
 from ckptmap.infer.probe_runs import Subject
 from ckptmap.rules.plan import bind
 
@@ -37,7 +38,8 @@ class Verification:
         difference: Largest difference, as a share of the largest value at its place.
         where: The place where it was found.
         bits: Whether the left's tensors came back with equal bits.
-        until: Where nothing agrees at the end, the last places that do.
+        until: Where outputs differ, the last places that agree.
+        apart: The first places after those.
     """
 
     compared: tuple[tuple[str, str], ...]
@@ -45,6 +47,7 @@ class Verification:
     where: tuple[str, str] | None
     bits: bool
     until: tuple[str, str] | None = None
+    apart: tuple[str, str] | None = None
 
     @property
     def passed(self) -> bool:
@@ -85,7 +88,20 @@ def prove(
         difference = _difference(places[0].get(a), places[1].get(b))
         if where is None or not difference <= worst:
             worst, where = difference, (a, b)
-    return Verification(tuple(compared), worst, where, bits)
+    until, apart = (None, None) if worst <= ENOUGH else _parting(*runs)
+    return Verification(tuple(compared), worst, where, bits, until, apart)
+
+
+def _parting(left: Run, right: Run) -> tuple[tuple[str, str] | None, tuple[str, str] | None]:
+    """The last places at which two runs agree, and the first ones after them, in the order of execution."""
+    last = None
+    for at, one in enumerate(left.activations):
+        like = next((there for there, other in enumerate(right.activations) if close(one, other)), None)
+        last = last if like is None else (at, like)
+    ours, theirs = (-1, -1) if last is None else last
+    until = None if last is None else (left.activations[ours].place, right.activations[theirs].place)
+    after = left.activations[ours + 1 : ours + 2], right.activations[theirs + 1 : theirs + 2]
+    return until, (after[0][0].place, after[1][0].place) if all(after) else None
 
 
 def _random_state(subject: Subject) -> dict[str, torch.Tensor]:

@@ -52,14 +52,21 @@ size d = 2
 """
 
 WRONG = {
-    "rotary rows as they stand": GOOD.replace(" : (h r d) m <-> (h d r) m", ""),
-    "query and key crossed": GOOD.replace(
-        "{n:q|k}.weight <-> {n}.weight : (h r d) m <-> (h d r) m",
-        "q.weight <-> k.weight : (h r d) m <-> (h d r) m\nk.weight <-> q.weight : (h r d) m <-> (h d r) m",
+    "rotary rows as they stand": (GOOD.replace(" : (h r d) m <-> (h d r) m", ""), "o"),
+    "query and key crossed": (
+        GOOD.replace(
+            "{n:q|k}.weight <-> {n}.weight : (h r d) m <-> (h d r) m",
+            "q.weight <-> k.weight : (h r d) m <-> (h d r) m\nk.weight <-> q.weight : (h r d) m <-> (h d r) m",
+        ),
+        "o",
     ),
-    "norms crossed": GOOD.replace("{n:first|second}.* <-> {n}.*", "first.* <-> second.*\nsecond.* <-> first.*"),
-    "a square matrix turned": GOOD.replace("|up}", "}") + "up.weight <-> up.weight : a b <-> b a\n",
+    "norms crossed": (
+        GOOD.replace("{n:first|second}.* <-> {n}.*", "first.* <-> second.*\nsecond.* <-> first.*"),
+        "first",
+    ),
+    "a square matrix turned": (GOOD.replace("|up}", "}") + "up.weight <-> up.weight : a b <-> b a\n", "up"),
 }
+"""Rules with a fault, and the module at whose output it first shows."""
 
 
 def rules(text: str) -> ckptmap.Rules:
@@ -78,12 +85,13 @@ def test_real_weights_are_converted_on_request() -> None:
     assert proof.passed
 
 
-@pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in WRONG.items()])
-def test_wrong_rules_are_refuted_with_the_place_up_to_which_all_is_well(text: str) -> None:
+@pytest.mark.parametrize(("text", "place"), [pytest.param(*case, id=name) for name, case in WRONG.items()])
+def test_wrong_rules_are_refuted_with_the_place_where_the_two_part(text: str, place: str) -> None:
     proof = ckptmap.verify(rules(text), Rotary(halves=True), Rotary(halves=False), inputs=((IDS,), (IDS,)))
     assert not proof.passed
     assert proof.difference > 1e-3
     assert proof.until is not None
+    assert proof.apart == (place, place)
 
 
 def test_rules_that_do_not_fit_are_refused() -> None:
@@ -111,6 +119,7 @@ def test_the_rules_that_remap_writes_pass_and_a_changed_one_does_not(
     assert answer["passed"] is False
     assert answer["bits"] is True
     assert answer["until"]
+    assert answer["apart"]
     assert main(["verify", str(file), str(fixtures / "roberta-cls"), HAND_BUILT]) == 2
     assert main(["verify", str(tmp_path / "none.ckptmap"), left, HAND_BUILT]) == 2
     assert "Traceback" not in capsys.readouterr().err

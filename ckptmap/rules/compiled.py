@@ -77,6 +77,10 @@ class CompiledRule:
             _shapes(rule.right_shapes, self.sides[1]),
         )
         self.shared, self.stacked = variables(*self.sides)
+        self._stacks = tuple(
+            tuple(_stacked_in(term, names) for term in side)
+            for side, names in zip(self.sides, self.stacked, strict=True)
+        )
         self._layouts: dict[object, Layout | ShapeError] = {}
 
     @cached_property
@@ -118,10 +122,7 @@ class CompiledRule:
 
     def stack_of(self, side: int, term: int) -> tuple[str, ...]:
         """The stacked indices that stand in a term's name."""
-        pattern = self.sides[side][term]
-        if not isinstance(pattern, NamePattern):
-            return ()
-        return tuple(variable for variable in self.stacked[side] if variable in pattern.indices)
+        return self._stacks[side][term]
 
     def layout(self, told: tuple[tuple[Sizes | None, ...], tuple[Sizes | None, ...]], sizes: Lengths) -> Layout:
         """Solve for all sizes and place the blocks; the same question is answered once.
@@ -313,6 +314,10 @@ def variables(
         tuple(sorted(lost[0] - found[1])),
         tuple(sorted(lost[1] - found[0])),
     )
+
+
+def _stacked_in(term: Term, stacked: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(variable for variable in stacked if variable in term.indices) if isinstance(term, NamePattern) else ()
 
 
 def _terms(rule: Rule) -> tuple[tuple[Term, ...], tuple[Term, ...]]:

@@ -7,8 +7,9 @@ No pattern crosses a dot but `**`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import TypeAlias
 
@@ -156,7 +157,7 @@ class Matcher:
     """Matches whole names against one pattern that has no group."""
 
     def __init__(self, pattern: NamePattern) -> None:
-        self._places: list[Part | str] = []
+        self._places: list[tuple[str, Callable[[str], int | str | None]]] = []
         self._stars = 0
         self._regex = re.compile(r"\.".join(map(self._segment, pattern.segments)), re.DOTALL)
 
@@ -166,37 +167,36 @@ class Matcher:
         if found is None:
             return None
         binding: Binding = {}
-        for place, text in zip(self._places, found.groups(), strict=True):
-            value: int | str | None
-            if isinstance(place, Index):
-                key, value = place.variable, place.value(int(text))
-            elif isinstance(place, Choice):
-                key, value = place.variable, place.words.index(text)
-            else:
-                key, value = str(place), text
+        for (key, value_of), text in zip(self._places, found.groups(), strict=True):
+            value = value_of(text)
             if value is None or binding.setdefault(key, value) != value:
                 return None
         return binding
 
     def _segment(self, segment: Segment) -> str:
         if segment == STAR:
-            self._places.append(f"*{self._stars}")
+            self._places.append((f"*{self._stars}", str))
             self._stars += 1
             return r"([^.]+)"
         if segment == STARS:
-            self._places.append(STARS)
+            self._places.append((STARS, str))
             return r"(.+)"
         text = ""
         for part in segment:
             if isinstance(part, Index):
-                self._places.append(part)
+                plain = part.factor == 1 and part.shift == 0
+                self._places.append((part.variable, int if plain else partial(_value_of, part)))
                 text += "(0|[1-9][0-9]{0,17})"
             elif isinstance(part, Choice):
-                self._places.append(part)
+                self._places.append((part.variable, part.words.index))
                 text += f"({'|'.join(map(re.escape, part.words))})"
             else:
                 text += re.escape(str(part))
         return text
+
+
+def _value_of(index: Index, digits: str) -> int | None:
+    return index.value(int(digits))
 
 
 class Writer:

@@ -27,6 +27,9 @@ HOW: Mapping[str, str] = {
 }
 PEERS = ("torch", "huggingface_hub", "safetensors")
 
+BELOW = "\n## Conversions\n"
+"""From this heading on the page has what other programs measured; it stays as it is."""
+
 INTRO = """\
 # Benchmarks
 
@@ -35,7 +38,7 @@ fresh processes within one run, on a machine that also does other work: trust th
 and the counts rather than the times.
 
 `python benchmarks/run.py` repeats it all, `--only NAME` a part of it, and `--write docs/benchmarks.md` writes this
-page. It needs Linux, torch, safetensors and huggingface_hub, 5 GB of room for temporary files (`--size 1` makes do with
+page down to "Conversions". It needs Linux, torch, safetensors and huggingface_hub, 5 GB of room for temporary files (`--size 1` makes do with
 2 GB) and no network.
 """
 
@@ -72,7 +75,8 @@ def main() -> int:
     print(results)
     if args.write:
         how = "\n\n".join(f"### {name}\n\n{HOW[name]}" for name in names)
-        args.write.write_text(f"{INTRO}\n## Results\n\n{results}\n## How each is measured\n\n{how}\n")
+        _, heading, rest = (args.write.read_text() if args.write.exists() else "").partition(BELOW)
+        args.write.write_text(f"{INTRO}\n## Results\n\n{results}\n## How each is measured\n\n{how}\n{heading}{rest}")
     return 1 if any(row.holds is False for row in rows) else 0
 
 

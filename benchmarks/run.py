@@ -38,8 +38,8 @@ fresh processes within one run, on a machine that also does other work: trust th
 and the counts rather than the times.
 
 `python benchmarks/run.py` repeats it all, `--only NAME` a part of it, and `--write docs/benchmarks.md` writes this
-page down to "Conversions". It needs Linux, torch, safetensors and huggingface_hub, 5 GB of room for temporary files (`--size 1` makes do with
-2 GB) and no network.
+page down to "Conversions". It needs Linux, torch, safetensors and huggingface_hub, 5 GB of room for temporary files
+(`--size 1` makes do with 2 GB) and no network.
 """
 
 

@@ -7,7 +7,7 @@ square matrix; where the two sides make one possible, what is found is a guess w
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 
 SAME_CODE = 0.8
 """Sides that share at least this part of their inner names are taken for one implementation."""
+
+OTHER_KIND = 0.2
+"""Two layers that both have more than this part of their tensors to themselves are no copies of one architecture."""
+
+UNLIKE = "layers of both sides have much that the other lacks; do the two compute the same?"
 
 BUFFERS = frozenset({"inv", "freq", "freqs", "mask", "ids", "masked", "index", "tracked", "cos", "sin"})
 """Words of tensors that are computed, not learnt."""
@@ -88,6 +93,9 @@ def by_names(
     for place, pair in pairs:
         question = pair.question or _doubt(place, pair, rotary=rotary, turns=turns, turned=turned)
         found.named += _equations(place, pair, question, turned=turned, turns=turns)
+    apart = next((place for place in places if place.layered and _is_other_kind(place, found.named)), None)
+    if apart is not None:
+        found.named = [_doubted(one) for one in found.named]
     _leave(found, places, stacks.left, stacks.right)
     return found
 
@@ -231,6 +239,23 @@ def _doubt(place: Place, pair: Pair, *, rotary: bool, turns: set[str], turned: b
         if len(pair.left) == len(pair.right) == 1 and (len(raw) > 1 or (True in raw and not place.same_code)):
             return "is this square matrix the same way round on both sides?"
     return ""
+
+
+def _is_other_kind(place: Place, named: Iterable[Named]) -> bool:
+    """Whether layers of both sides have much that the other has no shape for."""
+    done = {name.partition(MARK)[0] for one in named for name in (*one.written.left, *one.written.right)}
+    rests = [_open_templates(place, side, done) for side in (0, 1)]
+    sides = [[t for one in modules for t in one.tensors.values()] for modules in (place.left, place.right)]
+    alone = (
+        sum(not any(members(place, one, other) for other in rests[1]) for one in rests[0]),
+        sum(not any(members(place, one, other) for one in rests[0]) for other in rests[1]),
+    )
+    return all(count > OTHER_KIND * len(side) for count, side in zip(alone, sides, strict=True))
+
+
+def _doubted(one: Named) -> Named:
+    pattern = one.pattern or f"{', '.join(one.written.left)} <-> {', '.join(one.written.right)}"
+    return replace(one, question=one.question or UNLIKE, pattern=pattern)
 
 
 def _is_square(one: Module) -> bool:

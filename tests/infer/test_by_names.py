@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -381,3 +382,17 @@ def test_what_is_decided_never_depends_on_the_order_of_names() -> None:
     for left, right in ((shapes(BERT), shapes(TORCH_ENCODER)), (shapes(LLAMA), shapes(META))):
         straight = pairs(remap(left, right), left, right)
         assert pairs(remap(backwards(left), backwards(right)), left, right) == straight
+
+
+def test_two_kinds_of_layers_are_never_taken_for_one(fixtures: Path) -> None:
+    found = ckptmap.remap(fixtures / "llama-causal", fixtures / "roberta-cls")
+    assert not found.rules.rules
+    assert found.draft is not None
+    assert any("do the two compute the same?" in one.question for one in found.undecided)
+
+
+def test_what_only_one_side_adds_does_not_make_two_kinds() -> None:
+    adapters = BERT + "bert.encoder.layer.#.adapter.down.*: 8 32\nbert.encoder.layer.#.adapter.up.*: 32 8\n"
+    ours, theirs = shapes(BERT), shapes(adapters)
+    found = remap(ours, theirs)
+    assert pairs(found, ours, theirs) == {name: (name,) for name in ours}

@@ -389,10 +389,3 @@ def test_two_kinds_of_layers_are_never_taken_for_one(fixtures: Path) -> None:
     assert not found.rules.rules
     assert found.draft is not None
     assert any("do the two compute the same?" in one.question for one in found.undecided)
-
-
-def test_what_only_one_side_adds_does_not_make_two_kinds() -> None:
-    adapters = BERT + "bert.encoder.layer.#.adapter.down.*: 8 32\nbert.encoder.layer.#.adapter.up.*: 32 8\n"
-    ours, theirs = shapes(BERT), shapes(adapters)
-    found = remap(ours, theirs)
-    assert pairs(found, ours, theirs) == {name: (name,) for name in ours}

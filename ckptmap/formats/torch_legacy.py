@@ -77,15 +77,7 @@ def read_torch_legacy(store: Store, file: str, *, at: str | None = None) -> Cont
             checked.add(root.key)
         return start
 
-    return listing(
-        chosen.tensors,
-        chosen.all_notes(),
-        file=file,
-        source=source,
-        start_of=start_of,
-        left_out=chosen.left_out_tensors,
-        part=chosen.part,
-    )
+    return listing(chosen, file=file, source=source, start_of=start_of)
 
 
 def _after_magic(window: WindowedFile, source: str) -> int:
@@ -224,15 +216,7 @@ def read_torch_tar(store: Store, file: str, *, at: str | None = None) -> Content
         assert tensor.storage is not None
         return starts[tensor.storage.key]
 
-    return listing(
-        chosen.tensors,
-        chosen.all_notes(),
-        file=file,
-        source=source,
-        start_of=start_of,
-        left_out=chosen.left_out_tensors,
-        part=chosen.part,
-    )
+    return listing(chosen, file=file, source=source, start_of=start_of)
 
 
 def _pickle_in(

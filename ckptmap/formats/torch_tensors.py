@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
 from ckptmap.errors import CheckpointError
 from ckptmap.formats.base import Contents, Extent
 from ckptmap.spec import DTYPE_BITS, TORCH_NAMES, TensorSpec
+
+if TYPE_CHECKING:
+    from ckptmap.formats.found import StateDict
 
 _MAX_DIMENSIONS = 64
 _MAX_COUNT = (1 << 63) - 1
@@ -205,26 +209,18 @@ def check_bounds(name: str, tensor: Tensor, source: str) -> None:
 
 
 def listing(
-    tensors: Mapping[str, Tensor],
-    notes: Sequence[str],
-    *,
-    file: str,
-    source: str,
-    start_of: Callable[[Tensor, str], int],
-    left_out: Sequence[str] = (),
-    part: str | None = None,
+    chosen: StateDict, *, file: str, source: str, start_of: Callable[[Tensor, str], int], notes: Sequence[str] = ()
 ) -> Contents:
-    """What a file holds, from its tensors by name.
+    """What a file holds, from the state dict that was chosen in it.
 
     Args:
-        tensors: The chosen state dict.
-        notes: What is known of the choice.
+        chosen: The state dict.
         file: The file's name in its store.
         source: The file, for messages.
         start_of: Where in the file the storage (by key) of a tensor of this name starts; asked for by `locate` only.
-        left_out: Names of the tensors that the state dict has and `tensors` has not.
-        part: Which part of the pickle it is.
+        notes: What else is known of the file.
     """
+    tensors = chosen.tensors
     specs: dict[str, TensorSpec] = {}
     unknown: dict[str, list[str]] = {}
     on_meta = 0
@@ -236,7 +232,7 @@ def listing(
         check_bounds(name, tensor, source)
         on_meta += tensor.storage is None
         specs[name] = spec
-    notes = list(notes)
+    notes = [*chosen.all_notes(), *notes]
     for torch_name, names in unknown.items():
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         notes.append(f"left out, of dtype torch.{torch_name}: {', '.join(names[:5])}{more}")
@@ -262,6 +258,6 @@ def listing(
         locate=locate,
         ties=ties,
         warnings=(*notes, *overlap_notes),
-        left_out=(*left_out, *(name for names in unknown.values() for name in names)),
-        part=part,
+        left_out=(*chosen.left_out_tensors, *(name for names in unknown.values() for name in names)),
+        part=chosen.part,
     )

@@ -82,7 +82,7 @@ def read_torch_zip(store: Store, file: str, *, at: str | None = None) -> Content
     damaged = pickled.checksum not in (_NO_CHECKSUM, zlib.crc32(data))
     del data
     chosen = find_state_dict(tree, at=at, source=source)
-    notes = list(chosen.all_notes())
+    notes = []
     if damaged:
         notes.append("the checksum of data.pkl does not match: the file is damaged, or was edited by hand")
     if big_endian:
@@ -115,15 +115,7 @@ def read_torch_zip(store: Store, file: str, *, at: str | None = None) -> Content
             starts[key] = _data_start(header, member, directory_start, source)
         return starts[key]
 
-    return listing(
-        chosen.tensors,
-        notes,
-        file=file,
-        source=source,
-        start_of=start_of,
-        left_out=chosen.left_out_tensors,
-        part=chosen.part,
-    )
+    return listing(chosen, file=file, source=source, start_of=start_of, notes=notes)
 
 
 def _storage_of(saved_id: object, storages: dict[str, Storage]) -> Storage:

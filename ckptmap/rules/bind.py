@@ -13,8 +13,7 @@ from ckptmap.rules.overlap import PatternTree
 from ckptmap.rules.plan import BoundBlock, Equation, Plan, Sizes
 from ckptmap.rules.rules import Rules, Tie
 from ckptmap.rules.shapes import ShapeError, UnknownSizeError
-
-SIDES = ("left", "right")
+from ckptmap.rules.uncovered import SIDES, without_rule
 
 Inventory: TypeAlias = "Mapping[str, Sizes]"
 
@@ -68,12 +67,8 @@ class Binder:
             self._tie_made()
         if not self._partial:
             for side, names in enumerate(self._uncovered):
-                self._problems += [
-                    f"{self._rules.path or 'rules'}: no rule covers {SIDES[side]} tensor {name} "
-                    f"{list((self._inventories[side] or {})[name])}. Add one, or leave it out: "
-                    f"`{_leave_out(side, name)}`."
-                    for name in names
-                ]
+                shapes = {name: tuple((self._inventories[side] or {})[name]) for name in names}
+                self._problems += [f"{self._rules.path or 'rules'}: {text}" for text in without_rule(side, shapes)]
         if self._problems:
             raise PlanError(tuple(dict.fromkeys(self._problems)))
         return Plan(
@@ -367,10 +362,6 @@ class Binder:
         if self._inventories[side] is not None:
             return instance.found[side]
         return {slot: expanded(instance, side, slot) for slot in slots_of(instance, side, layout)}
-
-
-def _leave_out(side: int, name: str) -> str:
-    return f"{name} <-> _" if side == 0 else f"_ <-> {name}"
 
 
 def _matches(pattern: NamePattern, other: NamePattern, names: Mapping[str, Sizes]) -> Iterator[tuple[str, str]]:

@@ -32,6 +32,12 @@ def problems(text: str, left: Shapes, right: Shapes | None = None, **told: objec
         ),
         ("a <-> b", {"a": (1,)}, {"b": (1,), "y": (2,)}, "no rule covers right tensor y [2]"),
         (
+            "a <-> b",
+            {"a": (1,)} | {f"h.{n}.{word}": (2,) for n in range(9) for word in "kv"},
+            {"b": (1,)},
+            "no rule covers left tensors h.{0..8}.{k,v} [2]. Add one, or leave them out: `h.{i}.{k,v} <-> _`.",
+        ),
+        (
             "a <-> b\nc <-> d",
             {"a": (1,)},
             None,
@@ -80,7 +86,7 @@ def test_what_does_not_fit_is_refused(text: str, left: Shapes, right: Shapes | N
 
 
 def test_all_problems_are_told_together() -> None:
-    assert len(problems("a <-> b\nc <-> d", {"x": (1,), "y": (1,)}).splitlines()) == 4
+    assert len(problems("a <-> b\nc <-> d", {"x": (1,), "y": (2,)}).splitlines()) == 4
 
 
 def test_sizes_come_from_the_caller_the_file_and_the_config() -> None:

@@ -11,18 +11,25 @@ TOLERANCE = 1e-6
 
 
 def common_places(left: Run, right: Run) -> list[tuple[str, str]]:
-    """Places whose values are equal on both sides, outputs first."""
+    """Places whose values are equal on both sides, outputs first.
+
+    Outputs that cannot be told apart yet, as start and end of a span while both are filled alike, go together in the
+    order in which they are returned, the last with the last.
+    """
     for side, other, swap in ((right, left, True), (left, right, False)):
-        found = []
-        for one in side.activations:
+        found: list[tuple[str, str]] = []
+        taken: set[str] = set()
+        for one in reversed(side.activations):
             if not one.output:
                 continue
             same = [there for there in other.activations if close(one, there)]
             if same:
-                best = [there for there in same if there.output == any(a.output for a in same)][-1]
+                likes = [there for there in same if there.output == any(a.output for a in same)]
+                best = next((there for there in reversed(likes) if there.place not in taken), likes[-1])
+                taken.add(best.place)
                 found.append((best.place, one.place) if swap else (one.place, best.place))
         if found:
-            return found
+            return found[::-1]
     found = []
     for one in left.activations:
         there = [a for a in right.activations if close(one, a)]

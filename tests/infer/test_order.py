@@ -97,3 +97,26 @@ def test_what_names_propose_is_not_kept_if_outputs_differ() -> None:
     found = ckptmap.remap(Tower(turned=False), Other(turned=True), inputs=((ids,), (ids,)))
     assert "text_projection" not in found.evidence
     assert "text_projection" in {name for one in found.undecided for name in one.right}
+
+
+class Spans(nn.Module):
+    """Start and end of an answer, which are one and the same while all weights are alike."""
+
+    def __init__(self, *, as_tuple: bool) -> None:
+        super().__init__()
+        self.table, self.spans = nn.Embedding(11, 6), nn.Linear(6, 2)
+        self.as_tuple = as_tuple
+
+    def forward(self, ids: torch.Tensor) -> object:
+        start, end = self.spans(torch.tanh(self.table(ids))).unbind(-1)
+        return (start, end) if self.as_tuple else {"start_logits": start, "end_logits": end}
+
+
+def test_outputs_that_are_alike_at_first_go_together_in_their_order() -> None:
+    ids = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
+    left, right = Spans(as_tuple=False), Spans(as_tuple=True)
+    found = ckptmap.remap(left, right, inputs=((ids,), (ids,)))
+    assert found.verification is not None
+    assert found.verification.passed
+    right.load_state_dict(ckptmap.convert(found.rules, left.state_dict()))
+    assert torch.equal(left(ids)["start_logits"], right(ids)[0])

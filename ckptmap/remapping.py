@@ -233,7 +233,9 @@ def _disproven(answer: Remap, proof: Verification, sides: tuple[Operand, Operand
 
 def _check_alike(seen: ByModules, found: Elements, labels: tuple[str, str]) -> None:
     """Two models that share no output may share most of what leads there; if they share little, they are two things."""
-    if any("output" in (a.split()[0], b.split()[0]) for a, b in seen.compared):
+    from ckptmap.infer.places import has_output
+
+    if has_output(seen.compared):
         return
     known = sum(bool((array >= 0).all()) for array in found.values())
     if 2 * known < len(found):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ckptmap.infer.places import common_places
+from ckptmap.infer.places import common_places, has_output
 
 if TYPE_CHECKING:
     import numpy
@@ -29,7 +29,7 @@ def agreement(left: Subject, right: Subject, elements: Elements) -> tuple[tuple[
 def agreeing(left: Run, right: Run) -> tuple[tuple[str, str], ...]:
     """Places that agree, if an output is among them."""
     found = common_places(left, right)
-    return tuple(found) if any("output" in (a.split()[0], b.split()[0]) for a, b in found) else ()
+    return tuple(found) if has_output(found) else ()
 
 
 def alike_values(left: Subject, right: Subject, elements: Elements) -> tuple[Values, Values]:

@@ -9,6 +9,9 @@ from ckptmap.infer.probe_runs import Activation, Run
 TOLERANCE = 1e-6
 """Relative difference up to which two outputs, both computed in float64, count as equal."""
 
+CONSTANT = 1e-8
+"""Values that deviate from their mean by no more than this share of their size are one value, and rounding."""
+
 
 def common_places(left: Run, right: Run) -> list[tuple[str, str]]:
     """Places whose values are equal on both sides, outputs first.
@@ -44,12 +47,18 @@ def _one_tensor(activations: Sequence[Activation]) -> bool:
     return len({one.tensor.data_ptr() for one in activations}) == 1
 
 
+def has_output(places: Sequence[tuple[str, str]]) -> bool:
+    """Whether an output of one of the models is among them."""
+    return any("output" in (a.split()[0], b.split()[0]) for a, b in places)
+
+
 def close(a: Activation, b: Activation) -> bool:
     """Whether they hold the same values, in whatever order, and are no constant."""
     if a.tensor.numel() != b.tensor.numel():
         return False
-    scale = a.power[1] ** 0.5
-    spread = a.power[1] - a.power[0] ** 2
-    if scale == 0 or spread <= 1e-9 * a.power[1]:
+    _, size, deviation, _ = a.moments
+    # What varies little around a large mean is compared by what varies: the mean alone says next to nothing.
+    if deviation <= CONSTANT * size:
         return False
-    return all(abs(x - y) <= TOLERANCE * scale**n for n, (x, y) in enumerate(zip(a.power, b.power, strict=True), 1))
+    scales = (size, size, deviation, 1.0)
+    return all(abs(x - y) <= TOLERANCE * scale for x, y, scale in zip(a.moments, b.moments, scales, strict=True))

@@ -27,13 +27,14 @@ class Activation:
         place: Where: a submodule's name, or `output` and the path in it.
         tensor: The tensor, with its history.
         output: Whether the model returned it.
-        power: Sums of its first powers, a fingerprint that does not depend on the order of its elements.
+        moments: Mean, root mean square, standard deviation and skewness: a fingerprint that does not depend on the order
+            of its elements.
     """
 
     place: str
     tensor: torch.Tensor
     output: bool
-    power: tuple[float, ...]
+    moments: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -257,5 +258,11 @@ def _activation(place: str, tensor: torch.Tensor, *, output: bool) -> Activation
         return None
     flat = tensor.detach().to(torch.float64).flatten()
     finite = flat[torch.isfinite(flat)]
-    power = tuple(float((finite**n).mean()) for n in (1, 2, 3)) if finite.numel() else ()
-    return Activation(place, tensor, output, power) if power else None
+    if not finite.numel():
+        return None
+    mean = finite.mean()
+    around = finite - mean
+    deviation = float(around.square().mean().sqrt())
+    skewness = float((around / (deviation or 1.0)).pow(3).mean())
+    size = float(finite.square().mean().sqrt())
+    return Activation(place, tensor, output, (float(mean), size, deviation, skewness))

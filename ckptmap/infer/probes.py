@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ckptmap.errors import ArchitectureError
 from ckptmap.infer.agreement import common_width
-from ckptmap.infer.places import close, common_places
+from ckptmap.infer.places import close, common_places, has_output
 from ckptmap.infer.probe_classes import Classes, equal_classes
 from ckptmap.infer.probe_runs import Run, Subject
 from ckptmap.infer.probe_side import Side
@@ -166,12 +166,18 @@ class _Search:
         self.values[1][places] = values
 
     def _start(self) -> None:
+        inner = None
         for variant in VARIANTS:
             self.values = [self._base(number, variant) for number in (0, 1)]
             runs = self._runs()
             self.pairs = common_places(*runs)
-            if self.pairs:
+            if has_output(self.pairs):
                 return
+            # Outputs that are constant or overflow as filled here may be neither as filled next.
+            inner = inner or (self.pairs and (self.values, self.pairs))
+        if inner:
+            self.values, self.pairs = inner
+            return
         raise ArchitectureError(
             f"{self.left.subject.label} and {self.right.subject.label}: filled alike, they have no activation in common"
         )

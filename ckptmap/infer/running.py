@@ -13,7 +13,16 @@ if TYPE_CHECKING:
 
 def copy_of(module: torch.nn.Module) -> torch.nn.Module:
     """A deep copy that shares nothing; caches that a run leaves in the copy are not seen by the next one."""
-    return copy.deepcopy(module)
+    import torch
+
+    # Tensors with a history, as `torch.nn.utils.weight_norm` leaves them beside its parameters, refuse to be copied.
+    made = {
+        id(value): value.detach().clone()
+        for part in module.modules()
+        for value in vars(part).values()
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(module, made)
 
 
 @contextmanager

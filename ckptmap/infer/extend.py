@@ -87,7 +87,8 @@ def _rows(found: Partial, name: str) -> None:
     """Rows go on as they began: the row r of the right is the row r + k of the left wherever both are known."""
     import numpy
 
-    array, shape = found.elements[name], found.right[name]
+    array = found.elements[name]
+    shape = [size for size in found.right[name] if size != 1]
     if len(shape) < 2 or array.size == 0:
         return
     rows = array.reshape(shape[0], -1)

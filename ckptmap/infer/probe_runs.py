@@ -253,7 +253,7 @@ def _note(name: str, seen: list[tuple[str, torch.Tensor]]) -> Callable[[Any, Any
 def _activation(place: str, tensor: torch.Tensor, *, output: bool) -> Activation | None:
     import torch
 
-    if not tensor.requires_grad or tensor.numel() < 2:
+    if not tensor.requires_grad or tensor.numel() < 1 + (not output):
         return None
     flat = tensor.detach().to(torch.float64).flatten()
     finite = flat[torch.isfinite(flat)]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ckptmap.errors import ArchitectureError
 from ckptmap.infer.agreement import common_width
-from ckptmap.infer.places import close, common_places
+from ckptmap.infer.places import common_places, still_equal
 from ckptmap.infer.probe_classes import Classes, equal_classes
 from ckptmap.infer.probe_runs import Run, Subject
 from ckptmap.infer.probe_side import Side
@@ -100,10 +100,9 @@ class _Search:
                 if name.endswith(("bias", "beta", "_b", ".b")):
                     side.part(vector, name)[...] = 0.0
         for name, used in tables.items():
-            shape = side.subject.shapes[name]
-            seed = [*(used - used[0]).tolist(), *shape[1:]]
-            rows = numpy.random.default_rng(seed).standard_normal((len(used), *shape[1:]))
-            side.part(vector, name)[used] = rows
+            table = _table(side.part(vector, name))
+            seed = [*(used - used[0]).tolist(), *table.shape[1:]]
+            table[used] = numpy.random.default_rng(seed).standard_normal((len(used), *table.shape[1:]))
         if "shapes" in variant:
             for shape in self._own_shapes():
                 values = numpy.random.default_rng(shape).standard_normal(shape) / self.width**0.5
@@ -151,9 +150,9 @@ class _Search:
             if part.all():
                 self.right.part(rest, name)[...] = True
             elif name in self.tables[1]:
-                unused = numpy.ones(part.shape[0], dtype=bool)
+                unused = numpy.ones(len(_table(part)), dtype=bool)
                 unused[self.tables[1][name]] = False
-                self.right.part(rest, name)[unused] = True
+                _table(self.right.part(rest, name))[unused] = True
         return rest
 
     def _give_again(self) -> None:
@@ -181,7 +180,7 @@ class _Search:
 
     def _agree(self, runs: tuple[Run, Run]) -> bool:
         places = [{one.place: one for one in run.activations} for run in runs]
-        return all(a in places[0] and b in places[1] and close(places[0][a], places[1][b]) for a, b in self.pairs)
+        return all(a in places[0] and b in places[1] and still_equal(places[0][a], places[1][b]) for a, b in self.pairs)
 
     def _fingerprints(self, runs: tuple[Run, Run]) -> list[numpy.ndarray]:
         places = [{one.place: one.tensor for one in run.activations} for run in runs]
@@ -217,12 +216,13 @@ class _Search:
         sure = [numpy.stack([left[classes.single[:, 0]], right[classes.single[:, 1]]], axis=1)]
         several: list[numpy.ndarray] = []
         homes = self._homes()
-        wide: list[numpy.ndarray] = []
+        planes: list[numpy.ndarray] = []
         for mine, theirs in classes.many:
             pairs = numpy.stack([left[mine], right[theirs]], axis=1)
+            inside = self._is_one_tensor(self.left, pairs[:, 0]) and self._is_one_tensor(self.right, pairs[:, 1])
             if not (self._is_line(self.left, pairs[:, 0]) and self._is_line(self.right, pairs[:, 1])):
-                wide.append(pairs)
-            elif self._is_one_tensor(self.left, pairs[:, 0]) and self._is_one_tensor(self.right, pairs[:, 1]):
+                (planes if inside else several).append(pairs)
+            elif inside:
                 sure.append(pairs)
             elif (ordered := self._by_module(pairs, homes)) is not None:
                 sure.append(ordered)
@@ -230,15 +230,22 @@ class _Search:
                 several.append(pairs)
         if self._try(numpy.concatenate(sure)):
             return True
+        # Whole planes in which nothing is told apart: the smallest is taken in order, and may tell others apart.
+        planes.sort(key=len)
+        if any(self._try(pairs) for pairs in planes[:3]):
+            return True
         # Tensors that are alike as long as others are constant part once those have values; until then their order in
         # the models says nothing. Where it must decide, matrices go first: what stands beside them follows.
-        ranks = [self._rank(pairs) for pairs in several]
-        first = [pairs for pairs, rank in zip(several, ranks, strict=True) if rank == max(ranks)]
+        lines = [pairs for pairs in several if self._are_lines(pairs)]
+        ranks = [self._rank(pairs) for pairs in lines]
+        first = [pairs for pairs, rank in zip(lines, ranks, strict=True) if rank == max(ranks)]
         if first and self._try(numpy.concatenate(first)):
             return True
-        # Whole planes in which nothing is told apart: the smallest is taken in order, and may tell others apart.
-        wide.sort(key=len)
+        wide = sorted((pairs for pairs in several if not self._are_lines(pairs)), key=len)
         return any(self._try(pairs) for pairs in wide[:3])
+
+    def _are_lines(self, pairs: numpy.ndarray) -> bool:
+        return self._is_line(self.left, pairs[:, 0]) and self._is_line(self.right, pairs[:, 1])
 
     def _homes(self) -> dict[str, str]:
         """For right modules with matched tensors, the left module that most of them went to."""
@@ -326,6 +333,11 @@ class _Search:
         return numpy.where(flat[owner], vectors, matrices)
 
 
+def _table(array: numpy.ndarray) -> numpy.ndarray:
+    """The view without axes of length 1: a table of positions may be kept as (1, T, D) or (T, 1, D)."""
+    return array.reshape([size for size in array.shape if size > 1] or [1])
+
+
 def _module(name: str) -> str:
     return name.rpartition(".")[0]
 
@@ -346,15 +358,15 @@ def _scout(side: Side, width: int) -> tuple[dict[str, numpy.ndarray], set[str]]:
     top = reached.max(initial=0.0)
     found: dict[str, numpy.ndarray] = {}
     for name in side.names:
-        part = side.part(reached, name)
+        part = _table(side.part(reached, name))
         if part.ndim < 2:
             continue
-        used = part.reshape(part.shape[0], -1).max(axis=1) > top * 1e-14
+        used = part.reshape(len(part), -1).max(axis=1) > top * 1e-14
         if used.any() and not used.all():
             found[name] = numpy.flatnonzero(used)
     # A table that is the head's weight, too, is used in all its rows.
     for name, rows in run.rows_looked_up().items():
-        if name not in found and 1 < len(rows) < side.subject.shapes[name][0]:
+        if name not in found and 1 < len(rows) < len(_table(side.part(reached, name))):
             found[name] = rows
     return found, run.scales()
 

@@ -133,6 +133,7 @@ class Subject:
         label: What messages call it.
         tied: Whether tensors that share storage stay one leaf; else each name is a leaf of its own.
         learnt: Buffers that are treated as parameters.
+        smooth: Whether rectifiers let a little of everything through while it runs.
     """
 
     def __init__(
@@ -143,11 +144,13 @@ class Subject:
         *,
         tied: bool = False,
         learnt: frozenset[str] = frozenset(),
+        smooth: bool = False,
     ) -> None:
         from ckptmap.infer.running import copy_of
 
         self.label = label
         self._call = call
+        self._smooth = smooth
         self._pristine = copy_of(module).eval()
         _plain_experts(self._pristine)
         self._pristine.double()
@@ -200,7 +203,7 @@ class Subject:
             for name, part in module.named_modules():
                 stack.callback(part.register_forward_hook(_note(name, seen)).remove)
             stack.enter_context(differentiable())
-            stack.enter_context(double_precision(lookups))
+            stack.enter_context(double_precision(lookups, smooth=self._smooth))
             try:
                 returned = outputs(self._call(module))
             except Exception as error:

@@ -138,7 +138,22 @@ class _Search:
                 break
             # Units that happened to be switched off may work with other values.
             self._give_again()
+        silent = [mute & ~self._felt(number) for number, mute in enumerate(silent)]
         return Probed(self.left, self.right, self.partner, silent[0], silent[1], tuple(self.pairs))
+
+    def _felt(self, number: int) -> numpy.ndarray:
+        """Elements that what was compared depends on, once no two elements are filled alike."""
+        import numpy
+
+        side = (self.left, self.right)[number]
+        run = side.run(_distinct(side, self.width))
+        tensors = {one.place: one.tensor for one in run.activations}
+        compared = [tensors[pair[number]] for pair in self.pairs if pair[number] in tensors]
+        if not compared:
+            return numpy.zeros(side.size, dtype=bool)
+        size = numpy.abs(side.gradients(run, [_functional(compared, 0)])[0])
+        felt: numpy.ndarray = size > size.max(initial=0.0) * SILENT
+        return felt
 
     def _row_silent(self) -> numpy.ndarray:
         """Right elements in tensors, or in rows of tables, that nothing was seen to use."""
@@ -342,17 +357,24 @@ def _module(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _scout(side: Side, width: int) -> tuple[dict[str, numpy.ndarray], set[str]]:
-    """Tensors some of whose rows the inputs look up and others not, with the rows looked up; and tensors that scale."""
+def _distinct(side: Side, width: int) -> numpy.ndarray:
+    """A value of its own for every element."""
     import numpy
 
     random = numpy.random.default_rng(5)
-    vector = random.standard_normal(side.size) / width**0.5
+    vector: numpy.ndarray = random.standard_normal(side.size) / width**0.5
     for name in side.names:
         if len(side.subject.shapes[name]) < 2:
             part = side.part(vector, name)
             part[...] = 0.5 + numpy.abs(part)
-    run = side.run(vector)
+    return vector
+
+
+def _scout(side: Side, width: int) -> tuple[dict[str, numpy.ndarray], set[str]]:
+    """Tensors some of whose rows the inputs look up and others not, with the rows looked up; and tensors that scale."""
+    import numpy
+
+    run = side.run(_distinct(side, width))
     last = [one.tensor for one in run.activations]
     reached = numpy.abs(side.gradients(run, [_functional(last, 0)]))[0]
     top = reached.max(initial=0.0)

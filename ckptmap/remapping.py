@@ -235,14 +235,16 @@ def _check_alike(seen: ByModules, found: Elements, labels: tuple[str, str]) -> N
     """Two models that share no output may share most of what leads there; if they share little, they are two things."""
     from ckptmap.infer.places import has_output
 
-    if has_output(seen.compared):
-        return
-    known = sum(bool((array >= 0).all()) for array in found.values())
-    if 2 * known < len(found):
+    outputs = has_output(seen.compared)
+    # Where outputs agree as long as all is filled alike, tensors that change them may still be without a partner.
+    counted = [array for name, array in found.items() if not outputs or name not in seen.silent]
+    known = sum(bool((array >= 0).all()) for array in counted)
+    if 2 * known < len(counted):
         a, b = seen.compared[0]
+        agree = f"only {a} and {b} agree" + (", and only while most of the tensors are alike" if outputs else "")
         raise ArchitectureError(
-            f"{labels[0]} and {labels[1]} do not compute the same function: filled alike, none of their outputs agree "
-            f"(only {a} and {b} do); check sizes, activations, norms' eps and the inputs given"
+            f"{labels[0]} and {labels[1]} do not compute the same function: filled alike, {agree}; "
+            "check sizes, activations, norms' eps and the inputs given"
         )
 
 

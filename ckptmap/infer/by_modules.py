@@ -109,8 +109,9 @@ def learnt_elsewhere(left: torch.nn.Module, right: torch.nn.Module) -> Learnt:
 def _search(modules: Modules, calls: Calls, labels: tuple[str, str], learnt: Learnt) -> ByModules:
     best: ByModules | None = None
     problem: ArchitectureError | None = None
-    for tied in (False, True):
-        subjects = _subjects(modules, calls, labels, learnt, tied=tied)
+    # Rectifiers that are softened leave no unit switched off, unless only one of the two is written as such.
+    for tied, smooth in ((False, True), (False, False), (True, True)):
+        subjects = _subjects(modules, calls, labels, learnt, tied=tied, smooth=smooth)
         if tied and not any(subject.aliases for subject in subjects):
             break
         try:
@@ -130,9 +131,11 @@ def _search(modules: Modules, calls: Calls, labels: tuple[str, str], learnt: Lea
     return best
 
 
-def _subjects(modules: Modules, calls: Calls, labels: tuple[str, str], learnt: Learnt, *, tied: bool) -> list[Subject]:
+def _subjects(
+    modules: Modules, calls: Calls, labels: tuple[str, str], learnt: Learnt, *, tied: bool = False, smooth: bool = False
+) -> list[Subject]:
     return [
-        Subject(module, call, label, tied=tied, learnt=names & module.state_dict().keys())
+        Subject(module, call, label, tied=tied, smooth=smooth, learnt=names & module.state_dict().keys())
         for module, call, label, names in zip(modules, calls, labels, learnt, strict=True)
     ]
 
@@ -143,7 +146,7 @@ def _carried(
     """What was found on the first layers, carried on to all of them and proven there."""
     if _lacking(shallow):
         return None
-    subjects = _subjects(modules, calls, labels, learnt_elsewhere(*modules), tied=False)
+    subjects = _subjects(modules, calls, labels, learnt_elsewhere(*modules))
     shapes = [subject.shapes for subject in subjects]
     elements = carry_on(shallow.found, shapes[0], shapes[1], *stacked)
     if elements is None:

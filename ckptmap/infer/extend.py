@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
+from math import prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -60,6 +62,11 @@ class Partial:
         # Tensors without elements share their start with the next one, which is the owner.
         return self._names[int(numpy.searchsorted(self._starts, element, side="right")) - 1]
 
+    def is_free(self, name: str) -> bool:
+        """Whether nothing of a left tensor has been given away."""
+        start = self.first[name]
+        return not self.taken[start : start + prod(self.left[name])].any()
+
     def give(self, name: str, places: numpy.ndarray, elements: numpy.ndarray, evidence: str) -> bool:
         """Put left elements at flat places of a right tensor, if they are free."""
         if not len(elements) or self.taken[elements].any():
@@ -87,7 +94,8 @@ def _rows(found: Partial, name: str) -> None:
     """Rows go on as they began: the row r of the right is the row r + k of the left wherever both are known."""
     import numpy
 
-    array, shape = found.elements[name], found.right[name]
+    array = found.elements[name]
+    shape = [size for size in found.right[name] if size != 1]
     if len(shape) < 2 or array.size == 0:
         return
     rows = array.reshape(shape[0], -1)
@@ -159,14 +167,13 @@ def _bias(found: Partial, name: str) -> None:
     import numpy
 
     array, shape = found.elements[name], found.right[name]
-    if len(shape) != 1 or (array >= 0).all():
+    if not shape or (array >= 0).all():
         return
-    for weight in _siblings(name, "bias"):
-        if weight not in found.right or len(found.right[weight]) < 2:
-            continue
-        for axis in _out_axes(found, weight, shape[0]):
-            rows = numpy.moveaxis(found.elements[weight], axis, 0).reshape(shape[0], -1)
-            places = numpy.flatnonzero((array < 0) & (rows >= 0).all(axis=1))
+    weights = [one for one in _siblings(name, "bias") if one in found.right]
+    for weight in weights or _only_weight(found, name):
+        for axes in _out_axes(found, weight, shape):
+            rows = numpy.moveaxis(found.elements[weight], axes, range(len(axes))).reshape(array.size, -1)
+            places = numpy.flatnonzero((array.reshape(-1) < 0) & (rows >= 0).all(axis=1))
             partners = [_bias_element(found, rows[place]) for place in places]
             good = [number for number, partner in enumerate(partners) if partner is not None]
             if good and found.give(
@@ -178,28 +185,50 @@ def _bias(found: Partial, name: str) -> None:
                 return
 
 
-def _out_axes(found: Partial, weight: str, length: int) -> list[int]:
+def _only_weight(found: Partial, name: str) -> list[str]:
+    """The one weight beside a tensor whose bias is still missing, where no other tensor there could be that bias."""
+    array = found.elements[name]
+    beside = [one for one in found.right if _module(one) == _module(name)]
+    like = [one for one in beside if found.right[one] == found.right[name] and (found.elements[one] < 0).all()]
+    if like != [name]:
+        return []
+    lacking = []
+    for one in beside:
+        elements = found.elements[one]
+        if elements.size > array.size and (elements >= 0).all():
+            source = found.owner(int(elements.reshape(-1)[0]))
+            free = [bias for bias in _siblings(source, "weight") if bias in found.left and found.is_free(bias)]
+            if any(prod(found.left[bias]) == array.size for bias in free):
+                lacking.append(one)
+    return lacking if len(lacking) == 1 else []
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _out_axes(found: Partial, weight: str, bias: Sizes) -> list[tuple[int, ...]]:
     """Axes of a weight that its bias may run along, the likeliest first."""
     import numpy
 
     shape = found.right[weight]
-    axes = [axis for axis, size in enumerate(shape) if size == length]
-    if len(axes) < 2:
-        return axes
+    ways = [axes for axes in combinations(range(len(shape)), len(bias)) if tuple(shape[axis] for axis in axes) == bias]
+    if len(ways) < 2 or len(bias) > 1:
+        return ways
     # Other modules of this model tell whether weights lie as in nn.Linear or the other way round.
-    votes = dict.fromkeys(axes, 0)
+    votes = dict.fromkeys(ways, 0)
     for other, array in found.elements.items():
         if len(found.right[other]) != len(shape):
             continue
-        for bias in _siblings(other, "weight"):
-            values = found.elements.get(bias)
+        for sibling in _siblings(other, "weight"):
+            values = found.elements.get(sibling)
             if values is None or values.ndim != 1 or (values < 0).any() or (array < 0).any():
                 continue
-            for axis in axes:
+            for (axis,) in ways:
                 if found.right[other][axis] == len(values):
                     rows = numpy.moveaxis(array, axis, 0).reshape(len(values), -1)
-                    votes[axis] += _bias_element(found, rows[-1]) == values[-1]
-    return sorted(axes, key=lambda axis: -votes[axis])
+                    votes[axis,] += _bias_element(found, rows[-1]) == values[-1]
+    return sorted(ways, key=lambda axes: -votes[axes])
 
 
 def _bias_element(found: Partial, row: numpy.ndarray) -> int | None:

@@ -33,12 +33,23 @@ def common_places(left: Run, right: Run) -> list[tuple[str, str]]:
                 found.append((best.place, one.place) if swap else (one.place, best.place))
         if found:
             return found[::-1]
-    found = []
+    found = _equal_constants(left.activations, right.activations)
     for one in left.activations:
         there = [a for a in right.activations if close(one, a)]
         here = [a for a in left.activations if close(one, a)]
         if there and _one_tensor(there) and _one_tensor(here) and here[0] is one:
             found.append((one.place, there[0].place))
+    return found
+
+
+def _equal_constants(left: Sequence[Activation], right: Sequence[Activation]) -> list[tuple[str, str]]:
+    """Outputs of one value throughout: the classes of a single example, before their weights are told apart."""
+    ours, theirs = ([one for one in side if one.output and is_constant(one)] for side in (left, right))
+    found = []
+    for one in ours:
+        same = [a for a in theirs if a.tensor.numel() == one.tensor.numel() and still_equal(one, a)]
+        if len(same) == 1 and one.moments[0]:
+            found.append((one.place, same[0].place))
     return found
 
 
@@ -54,11 +65,20 @@ def has_output(places: Sequence[tuple[str, str]]) -> bool:
 
 def close(a: Activation, b: Activation) -> bool:
     """Whether they hold the same values, in whatever order, and are no constant."""
-    if a.tensor.numel() != b.tensor.numel():
-        return False
+    return a.tensor.numel() == b.tensor.numel() and not is_constant(a) and still_equal(a, b)
+
+
+def is_constant(one: Activation) -> bool:
+    """Whether it is one value throughout, to rounding."""
+    _, size, deviation, _ = one.moments
+    return deviation <= CONSTANT * size
+
+
+def still_equal(a: Activation, b: Activation) -> bool:
+    """Whether their moments are equal up to rounding."""
     _, size, deviation, _ = a.moments
+    if is_constant(a):
+        return is_constant(b) and abs(a.moments[0] - b.moments[0]) <= TOLERANCE * size
     # What varies little around a large mean is compared by what varies: the mean alone says next to nothing.
-    if deviation <= CONSTANT * size:
-        return False
     scales = (size, size, deviation, 1.0)
     return all(abs(x - y) <= TOLERANCE * scale for x, y, scale in zip(a.moments, b.moments, scales, strict=True))

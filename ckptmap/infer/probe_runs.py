@@ -27,8 +27,7 @@ class Activation:
         place: Where: a submodule's name, or `output` and the path in it.
         tensor: The tensor, with its history.
         output: Whether the model returned it.
-        moments: Mean, root mean square, standard deviation and skewness: a fingerprint that does not depend on the order
-            of its elements.
+        moments: Mean, root mean square, standard deviation and skewness: a fingerprint that does not depend on order.
     """
 
     place: str
@@ -134,6 +133,7 @@ class Subject:
         label: What messages call it.
         tied: Whether tensors that share storage stay one leaf; else each name is a leaf of its own.
         learnt: Buffers that are treated as parameters.
+        smooth: Whether rectifiers let a little of everything through while it runs.
     """
 
     def __init__(
@@ -144,11 +144,13 @@ class Subject:
         *,
         tied: bool = False,
         learnt: frozenset[str] = frozenset(),
+        smooth: bool = False,
     ) -> None:
         from ckptmap.infer.running import copy_of
 
         self.label = label
         self._call = call
+        self._smooth = smooth
         self._pristine = copy_of(module).eval()
         _plain_experts(self._pristine)
         self._pristine.double()
@@ -201,7 +203,7 @@ class Subject:
             for name, part in module.named_modules():
                 stack.callback(part.register_forward_hook(_note(name, seen)).remove)
             stack.enter_context(differentiable())
-            stack.enter_context(double_precision(lookups))
+            stack.enter_context(double_precision(lookups, smooth=self._smooth))
             try:
                 returned = outputs(self._call(module))
             except Exception as error:
@@ -254,7 +256,7 @@ def _note(name: str, seen: list[tuple[str, torch.Tensor]]) -> Callable[[Any, Any
 def _activation(place: str, tensor: torch.Tensor, *, output: bool) -> Activation | None:
     import torch
 
-    if not tensor.requires_grad or tensor.numel() < 2:
+    if not tensor.requires_grad or tensor.numel() < 1 + (not output):
         return None
     flat = tensor.detach().to(torch.float64).flatten()
     finite = flat[torch.isfinite(flat)]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ckptmap.errors import ArchitectureError
 from ckptmap.infer.agreement import common_width
-from ckptmap.infer.places import close, common_places, has_output
+from ckptmap.infer.places import common_places, has_output, is_constant, still_equal
 from ckptmap.infer.probe_classes import Classes, equal_classes
 from ckptmap.infer.probe_runs import Run, Subject
 from ckptmap.infer.probe_side import Side
@@ -37,7 +37,10 @@ SILENT = 1e-12
 RESTARTS = 3
 """How often all is filled anew for what is still open."""
 
-VARIANTS = ("scales, shapes", "scales", "scales, shapes, no bias", "scales, no bias", "shapes", "no bias", "")
+VARIANTS = (
+    *("scales, shapes", "scales", "scales, shapes, no bias", "scales, no bias"),
+    *("shapes", "no bias", "", "scales, plain tables"),
+)
 """What is filled with more than the one constant at the start, the most telling first."""
 
 
@@ -99,11 +102,10 @@ class _Search:
             for name in side.names:
                 if name.endswith(("bias", "beta", "_b", ".b")):
                     side.part(vector, name)[...] = 0.0
-        for name, used in tables.items():
-            shape = side.subject.shapes[name]
-            seed = [*(used - used[0]).tolist(), *shape[1:]]
-            rows = numpy.random.default_rng(seed).standard_normal((len(used), *shape[1:]))
-            side.part(vector, name)[used] = rows
+        for name, used in () if "plain tables" in variant else tables.items():
+            table = _table(side.part(vector, name))
+            seed = [*(used - used[0]).tolist(), *table.shape[1:]]
+            table[used] = numpy.random.default_rng(seed).standard_normal((len(used), *table.shape[1:]))
         if "shapes" in variant:
             for shape in self._own_shapes():
                 values = numpy.random.default_rng(shape).standard_normal(shape) / self.width**0.5
@@ -139,7 +141,22 @@ class _Search:
                 break
             # Units that happened to be switched off may work with other values.
             self._give_again()
+        silent = [mute & ~self._felt(number) for number, mute in enumerate(silent)]
         return Probed(self.left, self.right, self.partner, silent[0], silent[1], tuple(self.pairs))
+
+    def _felt(self, number: int) -> numpy.ndarray:
+        """Elements that what was compared depends on, once no two elements are filled alike."""
+        import numpy
+
+        side = (self.left, self.right)[number]
+        run = side.run(_distinct(side, self.width))
+        tensors = {one.place: one.tensor for one in run.activations}
+        compared = [tensors[pair[number]] for pair in self.pairs if pair[number] in tensors]
+        if not compared:
+            return numpy.zeros(side.size, dtype=bool)
+        size = numpy.abs(side.gradients(run, [_functional(compared, 0)])[0])
+        felt: numpy.ndarray = size > size.max(initial=0.0) * SILENT
+        return felt
 
     def _row_silent(self) -> numpy.ndarray:
         """Right elements in tensors, or in rows of tables, that nothing was seen to use."""
@@ -151,9 +168,9 @@ class _Search:
             if part.all():
                 self.right.part(rest, name)[...] = True
             elif name in self.tables[1]:
-                unused = numpy.ones(part.shape[0], dtype=bool)
+                unused = numpy.ones(len(_table(part)), dtype=bool)
                 unused[self.tables[1][name]] = False
-                self.right.part(rest, name)[unused] = True
+                _table(self.right.part(rest, name))[unused] = True
         return rest
 
     def _give_again(self) -> None:
@@ -166,17 +183,18 @@ class _Search:
         self.values[1][places] = values
 
     def _start(self) -> None:
-        inner = None
+        first = None
         for variant in VARIANTS:
             self.values = [self._base(number, variant) for number in (0, 1)]
             runs = self._runs()
             self.pairs = common_places(*runs)
-            if has_output(self.pairs):
+            varied = {one.place for one in runs[0].activations if not is_constant(one)}
+            if has_output([pair for pair in self.pairs if pair[0] in varied]):
                 return
             # Outputs that are constant or overflow as filled here may be neither as filled next.
-            inner = inner or (self.pairs and (self.values, self.pairs))
-        if inner:
-            self.values, self.pairs = inner
+            first = first or (self.pairs and (self.values, self.pairs))
+        if first:
+            self.values, self.pairs = first
             return
         raise ArchitectureError(
             f"{self.left.subject.label} and {self.right.subject.label}: filled alike, they have no activation in common"
@@ -187,7 +205,7 @@ class _Search:
 
     def _agree(self, runs: tuple[Run, Run]) -> bool:
         places = [{one.place: one for one in run.activations} for run in runs]
-        return all(a in places[0] and b in places[1] and close(places[0][a], places[1][b]) for a, b in self.pairs)
+        return all(a in places[0] and b in places[1] and still_equal(places[0][a], places[1][b]) for a, b in self.pairs)
 
     def _fingerprints(self, runs: tuple[Run, Run]) -> list[numpy.ndarray]:
         places = [{one.place: one.tensor for one in run.activations} for run in runs]
@@ -223,12 +241,14 @@ class _Search:
         sure = [numpy.stack([left[classes.single[:, 0]], right[classes.single[:, 1]]], axis=1)]
         several: list[numpy.ndarray] = []
         homes = self._homes()
-        wide: list[numpy.ndarray] = []
+        planes: list[numpy.ndarray] = []
         for mine, theirs in classes.many:
             pairs = numpy.stack([left[mine], right[theirs]], axis=1)
+            inside = self._is_one_tensor(self.left, pairs[:, 0]) and self._is_one_tensor(self.right, pairs[:, 1])
+            pairs = pairs if inside else self._by_shape(pairs)
             if not (self._is_line(self.left, pairs[:, 0]) and self._is_line(self.right, pairs[:, 1])):
-                wide.append(pairs)
-            elif self._is_one_tensor(self.left, pairs[:, 0]) and self._is_one_tensor(self.right, pairs[:, 1]):
+                (planes if inside else several).append(pairs)
+            elif inside:
                 sure.append(pairs)
             elif (ordered := self._by_module(pairs, homes)) is not None:
                 sure.append(ordered)
@@ -236,15 +256,22 @@ class _Search:
                 several.append(pairs)
         if self._try(numpy.concatenate(sure)):
             return True
+        # Whole planes in which nothing is told apart: the smallest is taken in order, and may tell others apart.
+        planes.sort(key=len)
+        if any(self._try(pairs) for pairs in planes[:3]):
+            return True
         # Tensors that are alike as long as others are constant part once those have values; until then their order in
         # the models says nothing. Where it must decide, matrices go first: what stands beside them follows.
-        ranks = [self._rank(pairs) for pairs in several]
-        first = [pairs for pairs, rank in zip(several, ranks, strict=True) if rank == max(ranks)]
+        lines = [pairs for pairs in several if self._are_lines(pairs)]
+        ranks = [self._rank(pairs) for pairs in lines]
+        first = [pairs for pairs, rank in zip(lines, ranks, strict=True) if rank == max(ranks)]
         if first and self._try(numpy.concatenate(first)):
             return True
-        # Whole planes in which nothing is told apart: the smallest is taken in order, and may tell others apart.
-        wide.sort(key=len)
+        wide = sorted((pairs for pairs in several if not self._are_lines(pairs)), key=len)
         return any(self._try(pairs) for pairs in wide[:3])
+
+    def _are_lines(self, pairs: numpy.ndarray) -> bool:
+        return self._is_line(self.left, pairs[:, 0]) and self._is_line(self.right, pairs[:, 1])
 
     def _homes(self) -> dict[str, str]:
         """For right modules with matched tensors, the left module that most of them went to."""
@@ -268,18 +295,28 @@ class _Search:
         theirs = [homes.get(_module(self.right.names[at])) for at in self.right.owners(pairs[:, 1])]
         if None in theirs or sorted(ours) != sorted(one for one in theirs if one is not None):
             return None
-        order = [numpy.lexsort((pairs[:, side], numpy.array(words))) for side, words in ((0, ours), (1, theirs))]
+        order = [numpy.argsort(numpy.array(words), kind="stable") for words in (ours, theirs)]
         return numpy.stack([pairs[order[0], 0], pairs[order[1], 1]], axis=1)
+
+    def _by_shape(self, pairs: numpy.ndarray) -> numpy.ndarray:
+        """The pairs so that tensors of one shape go together, where they can: a token is no row of a table of positions."""
+        import numpy
+
+        shapes = []
+        for side, members in zip((self.left, self.right), pairs.T, strict=True):
+            owners = (side.subject.shapes[side.names[at]] for at in side.owners(members))
+            shapes.append([str([size for size in shape if size > 1]) for shape in owners])
+        if sorted(shapes[0]) != sorted(shapes[1]):
+            return pairs
+        ours, theirs = (numpy.lexsort((pairs[:, side], numpy.array(shapes[side]))) for side in (0, 1))
+        return numpy.stack([pairs[ours, 0], pairs[theirs, 1]], axis=1)
 
     def _rank(self, pairs: numpy.ndarray) -> int:
         """The fewest dims of the tensors that the pairs are about."""
         return min(len(self.right.subject.shapes[self.right.names[at]]) for at in self.right.owners(pairs[:, 1]))
 
     def _is_one_tensor(self, side: Side, members: numpy.ndarray) -> bool:
-        import numpy
-
-        owner = numpy.searchsorted(side.starts, members, side="right")
-        return bool((owner == owner[0]).all())
+        return len(set(side.owners(members))) == 1
 
     def _is_line(self, side: Side, members: numpy.ndarray) -> bool:
         """Whether in each tensor the members vary along one axis only."""
@@ -332,35 +369,47 @@ class _Search:
         return numpy.where(flat[owner], vectors, matrices)
 
 
+def _table(array: numpy.ndarray) -> numpy.ndarray:
+    """The view without axes of length 1: a table of positions may be kept as (1, T, D) or (T, 1, D)."""
+    return array.reshape([size for size in array.shape if size > 1] or [1])
+
+
 def _module(name: str) -> str:
     return name.rpartition(".")[0]
+
+
+def _distinct(side: Side, width: int) -> numpy.ndarray:
+    """A value of its own for every element."""
+    import numpy
+
+    random = numpy.random.default_rng(5)
+    vector: numpy.ndarray = random.standard_normal(side.size) / width**0.5
+    for name in side.names:
+        if len(side.subject.shapes[name]) < 2:
+            part = side.part(vector, name)
+            part[...] = 0.5 + numpy.abs(part)
+    return vector
 
 
 def _scout(side: Side, width: int) -> tuple[dict[str, numpy.ndarray], set[str]]:
     """Tensors some of whose rows the inputs look up and others not, with the rows looked up; and tensors that scale."""
     import numpy
 
-    random = numpy.random.default_rng(5)
-    vector = random.standard_normal(side.size) / width**0.5
-    for name in side.names:
-        if len(side.subject.shapes[name]) < 2:
-            part = side.part(vector, name)
-            part[...] = 0.5 + numpy.abs(part)
-    run = side.run(vector)
+    run = side.run(_distinct(side, width))
     last = [one.tensor for one in run.activations]
     reached = numpy.abs(side.gradients(run, [_functional(last, 0)]))[0]
     top = reached.max(initial=0.0)
     found: dict[str, numpy.ndarray] = {}
     for name in side.names:
-        part = side.part(reached, name)
+        part = _table(side.part(reached, name))
         if part.ndim < 2:
             continue
-        used = part.reshape(part.shape[0], -1).max(axis=1) > top * 1e-14
+        used = part.reshape(len(part), -1).max(axis=1) > top * 1e-14
         if used.any() and not used.all():
             found[name] = numpy.flatnonzero(used)
     # A table that is the head's weight, too, is used in all its rows.
     for name, rows in run.rows_looked_up().items():
-        if name not in found and 1 < len(rows) < side.subject.shapes[name][0]:
+        if name not in found and 1 < len(rows) < len(_table(side.part(reached, name))):
             found[name] = rows
     return found, run.scales()
 

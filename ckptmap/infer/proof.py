@@ -133,5 +133,9 @@ def _difference(a: Any, b: Any) -> float:
     scale = max(float(a.abs().max()), 1e-30)
     # Batch and time may be exchanged, or the logits of images and texts: any order of axes is the same output.
     turned = [a.permute(order) for order in permutations(range(a.ndim))] if a.ndim <= MOST_AXES else [a]
-    alike = [one for one in turned if one.shape == b.shape] or [a.reshape(b.shape)]
+    alike = [one for one in turned if one.shape == b.shape]
+    if not alike:
+        # Inner places may be laid out in other ways: heads apart or together, images flat or not.
+        a, b = a.flatten().sort().values, b.flatten().sort().values
+        alike = [a]
     return min(float((one - b).abs().max()) for one in alike) / scale

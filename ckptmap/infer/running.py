@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from types import CellType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,21 +17,37 @@ def copy_of(module: torch.nn.Module) -> torch.nn.Module:
     import torch
 
     # Tensors with a history, as `torch.nn.utils.weight_norm` leaves them beside its parameters, refuse to be copied.
-    made = {
+    copies: dict[int, Any] = {
         id(value): value.detach().clone()
         for part in module.modules()
         for value in vars(part).values()
         if isinstance(value, torch.Tensor) and not value.is_leaf
     }
-    return copy.deepcopy(module, made)
+    made = copy.deepcopy(module, copies)
+    for part in made.modules():
+        for name, value in vars(part).items():
+            if isinstance(value, FunctionType) and value.__closure__:
+                vars(part)[name] = _rebound(value, copies)
+    return made
+
+
+def _rebound(function: FunctionType, copies: Mapping[int, Any]) -> FunctionType:
+    """A function that a module keeps for itself, with copies in place of the modules that it was made around."""
+    cells = tuple(
+        CellType(copies.get(id(cell.cell_contents), cell.cell_contents)) for cell in function.__closure__ or ()
+    )
+    again = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
+    again.__kwdefaults__ = function.__kwdefaults__
+    return again
 
 
 @contextmanager
-def double_precision(lookups: list[tuple[int, torch.Tensor]]) -> Iterator[None]:
+def double_precision(lookups: list[tuple[int, torch.Tensor]], *, smooth: bool = False) -> Iterator[None]:
     """Models that ask for float32 in between get float64: no run breaks on mixed types, and no digits are lost.
 
     Args:
         lookups: Gets the id of every table that rows are looked up in, and the rows.
+        smooth: Whether rectifiers let a little of everything through: no unit of a hidden layer is switched off.
     """
     import torch
     from torch.nn.modules.module import register_module_forward_pre_hook
@@ -39,7 +56,7 @@ def double_precision(lookups: list[tuple[int, torch.Tensor]]) -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     hook = register_module_forward_pre_hook(_widened_inputs)
     try:
-        with _mode(lookups):
+        with _mode(lookups, smooth):
             yield
     finally:
         hook.remove()
@@ -65,11 +82,13 @@ def _widened(value: Any) -> Any:
     return value
 
 
-def _mode(lookups: list[tuple[int, torch.Tensor]]) -> Any:
+def _mode(lookups: list[tuple[int, torch.Tensor]], smooth: bool) -> Any:
     """A function mode under which every operation that would see or make a narrower type sees or makes float64."""
     import torch
     from torch.overrides import TorchFunctionMode
 
+    in_place = {torch.relu_, torch.Tensor.relu_}
+    rectifiers = {*in_place, torch.relu, torch.Tensor.relu, torch.nn.functional.relu, torch.nn.functional.relu6}
     narrowing = {torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16}
 
     class Double(TorchFunctionMode):
@@ -80,11 +99,20 @@ def _mode(lookups: list[tuple[int, torch.Tensor]]) -> Any:
                 return func(*args, **(kwargs or {}))
             if func is torch.nn.functional.embedding:
                 lookups.append((id(args[1]), args[0]))
+            if smooth and func in rectifiers:
+                return _softened(args[0], in_place=func in in_place or bool((kwargs or {}).get("inplace")))
             args = _widened(tuple(args))
             kwargs = {name: _widened(value) for name, value in (kwargs or {}).items()}
             return func(*args, **kwargs)
 
     return Double()
+
+
+def _softened(value: torch.Tensor, *, in_place: bool) -> torch.Tensor:
+    """A rectifier with a slope everywhere."""
+    given = value.double().clone() if in_place else value.double()
+    soft = 0.55 * given + 0.45 * (given.square() + 0.1).sqrt()
+    return value.copy_(soft) if in_place else soft
 
 
 @contextmanager

@@ -1,0 +1,97 @@
+"""Ways in which models are written that must not keep them from being matched, or lead to wrong matches."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+import ckptmap
+
+IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+WAVES = torch.randn(2, 4, 12, generator=torch.Generator().manual_seed(2))
+
+
+def made(left: nn.Module, right: nn.Module, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What the right gets when the rules found for both are run on the left's own weights."""
+    for number, tensor in enumerate(left.parameters()):
+        torch.nn.init.normal_(tensor, generator=torch.Generator().manual_seed(number))
+    found = ckptmap.remap(left, right, inputs=((inputs,), (inputs,)))
+    assert found.verification is not None
+    assert found.verification.passed
+    there = ckptmap.convert(found.rules, left.state_dict(), partial=True)
+    assert isinstance(there, dict)
+    return there
+
+
+class OldNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = torch.nn.utils.weight_norm(nn.Conv1d(4, 6, 3, padding=1), dim=2)
+        self.out = nn.Linear(6, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(nn.functional.gelu(self.wide(x)).transpose(1, 2))
+
+
+class NewNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 5)
+        self.conv = torch.nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 6, 3, padding=1), dim=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(nn.functional.gelu(self.conv(x)).transpose(1, 2))
+
+
+def test_a_weight_norm_of_the_older_kind_goes_to_one_of_the_newer() -> None:
+    left, right = OldNorm(), NewNorm()
+    there = made(left, right, WAVES)
+    assert torch.equal(there["conv.parametrizations.weight.original0"], left.state_dict()["wide.weight_g"])
+    assert torch.equal(there["conv.parametrizations.weight.original1"], left.state_dict()["wide.weight_v"])
+    assert there.keys() == right.state_dict().keys()
+
+
+class Tokens(nn.Module):
+    """Patches with two tokens in front that nothing but their names tells apart, averaged by the head."""
+
+    def __init__(self, order: tuple[str, ...]) -> None:
+        super().__init__()
+        shapes = {"place": (1, 6, 4)}
+        for name in order:
+            setattr(self, name, nn.Parameter(torch.zeros(shapes.get(name, (1, 1, 4)))))
+        self.cut = nn.Conv2d(3, 4, 4, 4)
+        self.mix = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        patches = self.cut(x).flatten(2).transpose(1, 2)
+        tokens = [getattr(self, name).expand(len(x), -1, -1) for name in ("cls", "dist")]
+        x = torch.cat([*tokens, patches], 1) + self.place
+        x = x + torch.softmax(self.mix(x) @ x.transpose(1, 2), -1) @ x
+        return self.head((x[:, 0] + x[:, 1]) / 2)
+
+
+def test_tokens_are_not_crossed_with_the_rows_of_the_table_that_is_added_to_them() -> None:
+    left = Tokens(("cls", "dist", "place"))
+    right = Tokens(("place", "cls", "dist"))
+    there = made(left, right, IMAGES)
+    for name, tensor in left.state_dict().items():
+        assert torch.equal(there[name], tensor), name
+
+
+class Rows(nn.Module):
+    def __init__(self, skip: int) -> None:
+        super().__init__()
+        self.skip = skip
+        self.place = nn.Parameter(torch.zeros(1, 4 + skip, 4))
+        self.cut = nn.Conv2d(3, 4, 4, 4)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.cut(x).flatten(2).transpose(1, 2) + self.place[:, self.skip :]))
+
+
+def test_a_table_of_which_the_right_has_the_rest_only() -> None:
+    left, right = Rows(1), Rows(0)
+    there = made(left, right, IMAGES)
+    assert torch.equal(there["place"], left.place[:, 1:])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -208,7 +208,7 @@ class Subject:
                 returned = outputs(self._call(module))
             except Exception as error:
                 raise ArchitectureError(f"{self.label}: running it failed: {type(error).__name__}: {error}") from error
-        activations = [_activation(place, tensor, output=False) for place, tensor in seen]
+        activations = [_activation(place, tensor, output=False) for place, tensor in _numbered(seen)]
         activations += [_activation(f"output {path}".strip(), tensor, output=True) for path, tensor in returned.items()]
         kept = tuple(one for one in activations if one is not None)
         if not kept:
@@ -251,6 +251,14 @@ def _note(name: str, seen: list[tuple[str, torch.Tensor]]) -> Callable[[Any, Any
         seen.extend((f"{name} {path}".strip(), tensor) for path, tensor in outputs(output).items())
 
     return hook
+
+
+def _numbered(seen: list[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """A module that is called again and again has as many places, from the second on with the call's number."""
+    calls: dict[str, int] = {}
+    for place, tensor in seen:
+        calls[place] = calls.get(place, 0) + 1
+        yield (place if calls[place] == 1 else f"{place} #{calls[place]}"), tensor
 
 
 def _activation(place: str, tensor: torch.Tensor, *, output: bool) -> Activation | None:

@@ -276,3 +276,17 @@ def _activation(place: str, tensor: torch.Tensor, *, output: bool) -> Activation
     skewness = float((around / (deviation or 1.0)).pow(3).mean())
     size = float(finite.square().mean().sqrt())
     return Activation(place, tensor, output, (float(mean), size, deviation, skewness))
+
+
+def functional(tensors: Sequence[torch.Tensor], channel: int) -> torch.Tensor:
+    """A number that depends on the values and not on their order."""
+    import torch
+
+    total = torch.zeros((), dtype=torch.float64)
+    for number, tensor in enumerate(tensors):
+        value = tensor.to(torch.float64)
+        value = torch.where(torch.isfinite(value), value, 0.0)
+        scaled = value / value.detach().square().mean().sqrt().clamp_min(1e-30)
+        wave = torch.sin((0.7 + 0.45 * channel) * scaled + 0.3 + 1.1 * channel + 0.9 * number)
+        total = total + wave.sum()
+    return total

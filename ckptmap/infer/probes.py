@@ -12,7 +12,6 @@ the channels of a head); they are taken in the order in which they stand.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,12 +19,11 @@ from ckptmap.errors import ArchitectureError
 from ckptmap.infer.agreement import common_width
 from ckptmap.infer.places import common_places, has_output, is_constant, still_equal
 from ckptmap.infer.probe_classes import Classes, equal_classes
-from ckptmap.infer.probe_runs import Run, Subject
+from ckptmap.infer.probe_runs import Run, Subject, functional
 from ckptmap.infer.probe_side import Side
 
 if TYPE_CHECKING:
     import numpy
-    import torch
 
 
 CHANNELS = 6
@@ -154,7 +152,7 @@ class _Search:
         compared = [tensors[pair[number]] for pair in self.pairs if pair[number] in tensors]
         if not compared:
             return numpy.zeros(side.size, dtype=bool)
-        size = numpy.abs(side.gradients(run, [_functional(compared, 0)])[0])
+        size = numpy.abs(side.gradients(run, [functional(compared, 0)])[0])
         felt: numpy.ndarray = size > size.max(initial=0.0) * SILENT
         return felt
 
@@ -212,7 +210,7 @@ class _Search:
         found = []
         for number, (side, run) in enumerate(zip((self.left, self.right), runs, strict=True)):
             tensors = [places[number][pair[number]] for pair in self.pairs]
-            found.append(side.gradients(run, [_functional(tensors, channel) for channel in range(CHANNELS)]))
+            found.append(side.gradients(run, [functional(tensors, channel) for channel in range(CHANNELS)]))
         return found
 
     def _round(self) -> bool:
@@ -299,7 +297,7 @@ class _Search:
         return numpy.stack([pairs[order[0], 0], pairs[order[1], 1]], axis=1)
 
     def _by_shape(self, pairs: numpy.ndarray) -> numpy.ndarray:
-        """The pairs so that tensors of one shape go together, where they can: a token is no row of a table of positions."""
+        """The pairs so that tensors of one shape go together: a token is no row of a table of positions."""
         import numpy
 
         shapes = []
@@ -397,7 +395,7 @@ def _scout(side: Side, width: int) -> tuple[dict[str, numpy.ndarray], set[str]]:
 
     run = side.run(_distinct(side, width))
     last = [one.tensor for one in run.activations]
-    reached = numpy.abs(side.gradients(run, [_functional(last, 0)]))[0]
+    reached = numpy.abs(side.gradients(run, [functional(last, 0)]))[0]
     top = reached.max(initial=0.0)
     found: dict[str, numpy.ndarray] = {}
     for name in side.names:
@@ -412,17 +410,3 @@ def _scout(side: Side, width: int) -> tuple[dict[str, numpy.ndarray], set[str]]:
         if name not in found and 1 < len(rows) < len(_table(side.part(reached, name))):
             found[name] = rows
     return found, run.scales()
-
-
-def _functional(tensors: Sequence[torch.Tensor], channel: int) -> torch.Tensor:
-    """A number that depends on the values and not on their order."""
-    import torch
-
-    total = torch.zeros((), dtype=torch.float64)
-    for number, tensor in enumerate(tensors):
-        value = tensor.to(torch.float64)
-        value = torch.where(torch.isfinite(value), value, 0.0)
-        scaled = value / value.detach().square().mean().sqrt().clamp_min(1e-30)
-        wave = torch.sin((0.7 + 0.45 * channel) * scaled + 0.3 + 1.1 * channel + 0.9 * number)
-        total = total + wave.sum()
-    return total

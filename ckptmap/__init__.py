@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from ckptmap.checkpoint import Checkpoint as Checkpoint
 from ckptmap.checkpoint import open_checkpoint as open_checkpoint
-from ckptmap.conversion.convert import convert as convert
-from ckptmap.conversion.convert import load_into as load_into
 from ckptmap.diff import Diff as Diff
 from ckptmap.diff import diff as diff
 from ckptmap.errors import ArchitectureError as ArchitectureError

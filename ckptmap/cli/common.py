@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from threading import Timer
 from typing import Any
 
 from ckptmap.checkpoint import Checkpoint, open_checkpoint, read_config
+from ckptmap.cli.progress import Progress
 from ckptmap.errors import CheckpointError
 from ckptmap.report.document import Document, printable, truncated
 from ckptmap.report.markdown import as_markdown
@@ -64,7 +63,7 @@ def open_source(args: argparse.Namespace, source: str, side: str = "") -> Checkp
         name: getattr(args, f"{side}_{name}") if side and getattr(args, f"{side}_{name}") else getattr(args, name)
         for name in CHOICES
     }
-    with _sign_of_life(f"Reading {source}"):
+    with Progress(f"Reading {source}"):
         checkpoint = open_checkpoint(source, include=args.include, exclude=args.exclude, **chosen)
     for warning in checkpoint.warnings:
         print(printable(f"ckptmap: {source}: {warning}"), file=sys.stderr)
@@ -123,30 +122,3 @@ def show_names(names: Iterable[str]) -> None:
     """Print names, one a line."""
     for name in names:
         print(printable(name))
-
-
-@contextmanager
-def _sign_of_life(text: str) -> Iterator[None]:
-    """Show a spinner on stderr once something has taken a second; nothing in a pipe or a log."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    spinner: list[Any] = []
-
-    def start() -> None:
-        from rich.console import Console
-
-        status = Console(stderr=True).status(text)
-        status.start()
-        spinner.append(status)
-
-    timer = Timer(1.0, start)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        timer.join()
-        for status in spinner:
-            status.stop()

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 from ckptmap.cli.common import SOURCE_HELP, add_choices, open_source
+from ckptmap.cli.progress import Progress
 from ckptmap.conversion.convert import Conversion, convert, undo
 from ckptmap.errors import CheckpointError, ConvertError, PlanError
 
 EXAMPLES = """\
   ckptmap convert roberta.ckptmap FacebookAI/roberta-base mine.safetensors
-  ckptmap convert roberta.ckptmap mine.safetensors out/ --back --like FacebookAI/roberta-base
-  ckptmap convert mine.safetensors theirs.safetensors --back      # by the rules that the file carries
+  ckptmap convert roberta.ckptmap mine.safetensors out/ --back --like org/name
+  ckptmap convert mine.safetensors out/ --back      # by the rules it carries
   ckptmap convert names.ckptmap big.safetensors --in-place
   ckptmap convert --undo big.safetensors"""
 
@@ -67,7 +66,7 @@ def _convert(args: argparse.Namespace) -> int:
     rules, source, out = _operands(args)
     if Path(source).is_file():
         undo(source)
-    with open_source(args, source) as checkpoint, _Progress(f"Writing {out or source}") as progress:
+    with open_source(args, source) as checkpoint, Progress(f"Writing {out or source}", unit="bytes") as progress:
         made = convert(
             rules,
             checkpoint,
@@ -129,33 +128,3 @@ def _list(what: str, names: tuple[str, ...]) -> None:
     if names:
         more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
         print(f"{what}: {', '.join(names[:SHOWN])}{more}")
-
-
-class _Progress:
-    """A bar on stderr, only on a terminal and only after a second."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._start = time.monotonic()
-        self._bar: Any = None
-        self._task: Any = None
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._bar is None:
-            if not sys.stderr.isatty() or time.monotonic() - self._start < 1:
-                return
-            from rich.console import Console
-            from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._bar.start()
-            self._task = self._bar.add_task(self._text, total=total)
-        self._bar.update(self._task, completed=done)

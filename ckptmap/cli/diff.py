@@ -18,6 +18,7 @@ from ckptmap.cli.common import (
     show_json,
     show_names,
 )
+from ckptmap.cli.progress import Progress
 from ckptmap.diff import Diff, diff
 from ckptmap.errors import ArchitectureError, CheckpointError
 from ckptmap.heads import HeadsReport, architectures, heads
@@ -101,7 +102,8 @@ def _heads(
         if not classes:
             return None, []
     try:
-        report = heads(checkpoint, classes, config=config, use_cache=not args.no_cache, in_child=True)
+        with Progress("Asking transformers"):
+            report = heads(checkpoint, classes, config=config, use_cache=not args.no_cache, in_child=True)
     except (ArchitectureError, CheckpointError) as error:
         return None, [f"head classes cannot be told: {error}"]
     return report, list(report.notes)

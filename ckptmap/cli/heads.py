@@ -18,6 +18,7 @@ from ckptmap.cli.common import (
     show_json,
     show_names,
 )
+from ckptmap.cli.progress import Progress
 from ckptmap.errors import CheckpointError
 from ckptmap.heads import heads, stored_head
 from ckptmap.report.heads import head_document, heads_document, heads_json
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
   ckptmap heads FacebookAI/roberta-base
-  ckptmap heads FacebookAI/roberta-base --class RobertaForSequenceClassification --num-labels 5
+  ckptmap heads FacebookAI/roberta-base#RobertaForMaskedLM
+  ckptmap heads org/name --class BertForTokenClassification --num-labels 5
   ckptmap heads model.safetensors --config config.json
   ckptmap heads ./my-checkpoint --format markdown"""
 
@@ -70,15 +72,16 @@ def run(args: argparse.Namespace) -> int:
     classes = [*(args.classes or ()), *([class_name] if class_name else ())]
     with open_source(args, source) as checkpoint:
         checkpoint.check_filter()
-        report = heads(
-            checkpoint,
-            classes or None,
-            config_overrides=_overrides(args),
-            key_mapping=read_json_object(args.key_mapping) if args.key_mapping else None,
-            config=_config(args, checkpoint.config),
-            all_classes=args.all_classes,
-            use_cache=not args.no_cache,
-        )
+        with Progress("Asking transformers"):
+            report = heads(
+                checkpoint,
+                classes or None,
+                config_overrides=_overrides(args),
+                key_mapping=read_json_object(args.key_mapping) if args.key_mapping else None,
+                config=_config(args, checkpoint.config),
+                all_classes=args.all_classes,
+                use_cache=not args.no_cache,
+            )
         evidence = _evidence(args, checkpoint) if args.values else None
     if args.quiet:
         if classes:

@@ -27,6 +27,16 @@ VERBS = {
 }
 """Each verb with what it does; its module is ckptmap/cli/<verb>.py."""
 
+START = """\
+start with:
+  ckptmap inspect FILE-OR-REPO      what is in it
+  ckptmap diff ONE OTHER            what differs, and what stays untrained
+  ckptmap heads FILE-OR-REPO        which head classes are ready to use
+  ckptmap remap MODEL MODEL         which tensor is which, as rules for convert
+  ckptmap VERB --help               flags of a verb, with examples
+
+exit codes: 0 yes, 1 no, 2 could not tell"""
+
 COULD_NOT_TELL = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -72,7 +82,12 @@ def make_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
     """The parser; when `argv` says which verb is meant, only that verb's module is imported."""
     words = sys.argv[1:] if argv is None else argv
     wanted = next((word for word in words if word in VERBS), None)
-    parser = argparse.ArgumentParser(prog="ckptmap", description=ckptmap.__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="ckptmap",
+        description=ckptmap.__doc__.partition("\n")[0],
+        epilog=START,
+        formatter_class=_Help,
+    )
     parser.add_argument("--version", action="version", version=f"ckptmap {ckptmap.__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for name, summary in VERBS.items():
@@ -80,7 +95,7 @@ def make_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
             name,
             help=summary,
             description=summary,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Help,
             allow_abbrev=False,
         )
         if wanted not in (None, name):
@@ -88,6 +103,20 @@ def make_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
         module = import_module(f"ckptmap.cli.{name}")
         verb.epilog = f"examples:\n{module.EXAMPLES}"
         module.add_arguments(verb)
+        verb.usage = f"ckptmap {name} [flags] {_operands(verb)}".rstrip()
         verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
         verb.set_defaults(run=module.run)
     return parser
+
+
+class _Help(argparse.HelpFormatter):
+    """Wraps sentences, and leaves examples as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
+def _operands(parser: argparse.ArgumentParser) -> str:
+    """A verb's operands in one line: the usage of one with twenty flags would push the rest off the screen."""
+    words = [(str(one.metavar), one.nargs) for one in parser._get_positional_actions()]
+    return " ".join(f"[{word}]" if nargs == "?" else word for word, nargs in words)

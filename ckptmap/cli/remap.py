@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptmap.checkpoint import open_checkpoint
+from ckptmap.cli.progress import Progress
 from ckptmap.conversion.convert import convert
 from ckptmap.errors import ArchitectureError, CheckpointError, PlanError, RuleError
 from ckptmap.remapping import Remap, remap
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     from ckptmap.infer.operands import Operand
 
 EXAMPLES = """\
-  ckptmap remap FacebookAI/roberta-base#RobertaForSequenceClassification my_model:build -o roberta.ckptmap
-  ckptmap remap old.py:Model new.py:Model --left-arg layers=2 --right-arg depth=2
-  ckptmap remap a.safetensors b.safetensors --pin 'encoder.** <-> bert.encoder.**'"""
+  ckptmap remap org/name#RobertaForMaskedLM my_model:build -o roberta.ckptmap
+  ckptmap remap old.py:Model new.py:Model --left-arg layers=2
+  ckptmap remap a.safetensors b.safetensors --pin 'enc.** <-> bert.enc.**'"""
 
 OPERAND_HELP = "org/name#Class, module:callable, file.py:callable, or a checkpoint"
 
@@ -95,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
     """Find rules; 0 when all is decided and no proof failed, 1 otherwise."""
     from ckptmap.infer.operands import is_callable_name
 
-    sides, inputs = given_sides(args), given_inputs(args)
+    with Progress("Building"):
+        sides, inputs = given_sides(args), given_inputs(args)
     if args.save is not None and is_callable_name(args.left):
         raise ArchitectureError(
             f"--save {args.save}: {args.left} has no weights to convert; give a checkpoint on the left"
@@ -103,7 +105,8 @@ def run(args: argparse.Namespace) -> int:
     hints = list(args.pin)
 
     def found() -> Remap:
-        return remap(*sides, hints=hints, inputs=inputs, verify=not args.no_verify, layers=args.layers)
+        with Progress("Matching"):
+            return remap(*sides, hints=hints, inputs=inputs, verify=not args.no_verify, layers=args.layers)
 
     answer = found()
     while args.ask and (told := _asked(answer)):
@@ -137,7 +140,8 @@ def _save(answer: Remap, source: str, out: Path) -> None:
                 f"--save {out}: {source} has no tensors for {lacking[0]} and {len(lacking) - 1} more; the rules are "
                 "written for other names than the checkpoint's (leave --memory-names out, or convert by hand)"
             )
-        convert(answer.rules, checkpoint, out, partial=True)
+        with Progress(f"Writing {out}", unit="bytes") as progress:
+            convert(answer.rules, checkpoint, out, partial=True, progress=progress)
 
 
 def _asked(answer: Remap) -> str:

@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from ckptmap.cli.progress import Progress
 from ckptmap.cli.remap import OPERAND_HELP, add_model_arguments, given_inputs, given_sides
 from ckptmap.verifying import verify
 
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
     from ckptmap.infer.proof import Verification
 
 EXAMPLES = """\
-  ckptmap verify roberta.ckptmap FacebookAI/roberta-base#RobertaForSequenceClassification my_model:build
-  ckptmap verify mine.ckptmap old.py:Model new.py:Model --left-arg layers=2 --right-arg depth=2"""
+  ckptmap verify roberta.ckptmap org/name#RobertaForMaskedLM my_model:build
+  ckptmap verify my.ckptmap old.py:Model new.py:Model --left-arg layers=2"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show what became of the proof; 0 if the rules are right, 1 if not."""
-    left, right = given_sides(args)
-    proof = verify(args.rules, left, right, inputs=given_inputs(args), values=args.values)
+    with Progress("Building"):
+        left, right = given_sides(args)
+    with Progress("Running both models"):
+        proof = verify(args.rules, left, right, inputs=given_inputs(args), values=args.values)
     if args.format == "json":
         print(json.dumps(document(proof), indent=2))
     else:

@@ -20,6 +20,7 @@ from ckptmap.heads.prediction import Prediction, predict
 from ckptmap.heads.quantized import fold_companions
 from ckptmap.heads.reports import Coverage, HeadReport, HeadsReport, head_report
 from ckptmap.heads.rules import Shape
+from ckptmap.stages import tell
 
 __all__ = ["Coverage", "HeadReport", "HeadsReport", "architectures", "class_inventory", "heads", "stored_head"]
 
@@ -62,7 +63,9 @@ def heads(
     names = classes if classes is not None else every_class(model_type) if all_classes else family(model_type)
     answers: dict[str, tuple[ClassInventory, Prediction]] = {}
     skipped: dict[str, str] = {}
-    for name in dict.fromkeys(names):
+    asked = list(dict.fromkeys(names))
+    for number, name in enumerate(asked):
+        tell(f"what {name} expects", number, len(asked))
         try:
             answers[name], note = _answer(
                 name, shapes, config, config_overrides or {}, key_mapping, use_cache, in_child

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptmap.checkpoint import open_checkpoint
 from ckptmap.errors import ArchitectureError
+from ckptmap.stages import tell
 
 if TYPE_CHECKING:
     import torch
@@ -62,6 +63,7 @@ def operand(
     """
     if isinstance(source, Operand):
         return source
+    tell(f"the {side}")
     if hasattr(source, "named_parameters") and hasattr(source, "state_dict"):
         return _of_module(source, type(source).__name__)
     if isinstance(source, str) and "#" in source:

@@ -22,6 +22,7 @@ from ckptmap.infer.places import close, common_places
 from ckptmap.infer.probe_classes import Classes, equal_classes
 from ckptmap.infer.probe_runs import Run, Subject
 from ckptmap.infer.probe_side import Side
+from ckptmap.stages import tell
 
 if TYPE_CHECKING:
     import numpy
@@ -195,6 +196,7 @@ class _Search:
         """Tell elements apart once, give those their values, and say whether there was progress."""
         import numpy
 
+        tell("elements told apart by running both", int((self.partner >= 0).sum()), self.right.size)
         runs = self._runs()
         self.pairs = common_places(*runs) or self.pairs
         found = self._fingerprints(runs)

@@ -11,6 +11,7 @@ from ckptmap.conversion.convert import convert
 from ckptmap.infer.places import close
 from ckptmap.infer.probe_runs import Subject
 from ckptmap.rules.plan import bind
+from ckptmap.stages import tell
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +70,7 @@ def prove(
     """
     import torch
 
+    tell("the proof")
     state = left.state() if values else _random_state(left)
     homeless: dict[str, torch.Tensor] = {}
     there = convert(rules, state, partial=True, residue=homeless)

@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ckptmap.cli.common import SOURCE_HELP, add_choices, open_source, read_json_object, show_json
+from ckptmap.cli.common import SOURCE_HELP, add_choices, add_format, open_source, read_json_object, show_json
 from ckptmap.errors import PlanError, RuleError
-from ckptmap.report.document import count_text, printable
+from ckptmap.report.document import Document, Section, count_text, printable
+from ckptmap.report.markdown import as_markdown
 from ckptmap.report.rules import coverage_lines, guess_lines, rules_line
 from ckptmap.rules.plan import Plan, bind
 from ckptmap.rules.rules import Rules, read_text
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_choices(parser, sides=("left", "right"))
     group = parser.add_argument_group("output")
-    group.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+    add_format(group)
     group.add_argument("-q", "--quiet", action="store_true", help="problems only, one a line")
 
 
@@ -54,17 +55,26 @@ def run(args: argparse.Namespace) -> int:
         problems = [*error.problems, *problems]
     if args.format == "json":
         show_json(_document(args, rules, plan, problems))
-    elif args.quiet or problems:
-        for problem in problems:
-            print(printable(problem))
-        if not args.quiet:
-            print(count_text(len(problems), "problem"))
-    else:
+    elif problems:
+        _show_problems(args, problems)
+    elif not args.quiet:
         assert rules is not None
-        print(rules_line(rules))
-        for line in coverage_lines(plan, computed=args.right is None) if plan is not None else ():
-            print(printable(line))
+        lines = [rules_line(rules), *(coverage_lines(plan, computed=args.right is None) if plan is not None else ())]
+        if args.format == "markdown":
+            print(as_markdown(Document(closing=tuple(lines), headline=f"{args.rules}: holds")))
+        else:
+            print("\n".join(map(printable, lines)))
     return 1 if problems else 0
+
+
+def _show_problems(args: argparse.Namespace, problems: list[str]) -> None:
+    count = count_text(len(problems), "problem")
+    if args.format == "markdown":
+        section = Section("", tuple((problem,) for problem in problems), ("where, what, and what to do",))
+        print(as_markdown(Document((), (section,), headline=f"{args.rules}: {count}")))
+        return
+    for line in problems if args.quiet else (*problems, count):
+        print(printable(line))
 
 
 def _bound(args: argparse.Namespace, rules: Rules, sizes: Mapping[str, int], given: Mapping[str, Any] | None) -> Plan:

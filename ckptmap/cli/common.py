@@ -51,10 +51,15 @@ def add_choices(parser: argparse.ArgumentParser, sides: Iterable[str] = ()) -> N
 def add_output(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say how results are shown."""
     group = parser.add_argument_group("output")
-    group.add_argument("--format", choices=("table", "json", "markdown"), default="table", help="default: table")
+    add_format(group)
     group.add_argument("-q", "--quiet", action="store_true", help="names only, one a line")
     group.add_argument("--all", action="store_true", help="every tensor on a line of its own, none grouped")
     group.add_argument("--no-truncate", action="store_true", help=f"show more than {SECTION_LIMIT} lines of a section")
+
+
+def add_format(parser: argparse._ActionsContainer) -> None:
+    """Add `--format`."""
+    parser.add_argument("--format", choices=("table", "json", "markdown"), default="table", help="default: table")
 
 
 def open_source(args: argparse.Namespace, source: str, side: str = "") -> Checkpoint:

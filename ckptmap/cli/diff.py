@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ckptmap.checkpoint import Checkpoint
@@ -112,4 +113,4 @@ def _heads(
 def _with_heads(document: Document, told: list[tuple[HeadsReport | None, list[str]]], *, every: bool) -> Document:
     sections = [section for report, _ in told if report is not None for section in heads_sections(report, every=every)]
     notes = [note for _, notes in told for note in notes]
-    return Document(document.facts, (*document.sections, *sections), (*document.closing, *notes))
+    return replace(document, sections=(*document.sections, *sections), closing=(*document.closing, *notes))

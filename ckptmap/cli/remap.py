@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptmap.checkpoint import open_checkpoint
+from ckptmap.cli.common import add_format
 from ckptmap.cli.progress import Progress
 from ckptmap.conversion.convert import convert
 from ckptmap.errors import ArchitectureError, CheckpointError, PlanError, RuleError
 from ckptmap.remapping import Remap, remap
+from ckptmap.report.markdown import as_markdown
+from ckptmap.report.remap import remap_counts, remap_document, remap_verdict
 from ckptmap.rules.plan import bind
 
 if TYPE_CHECKING:
@@ -48,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--why", action="store_true", help="tell for each tensor what its rule rests on")
     parser.add_argument("--no-verify", action="store_true", help="do not run the models on converted weights")
     add_model_arguments(parser)
-    parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+    add_format(parser)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,6 +123,9 @@ def run(args: argparse.Namespace) -> int:
         (answer.draft or answer.rules).write(args.output)
     if args.format == "json":
         print(json.dumps(_document(answer), indent=2))
+    elif args.format == "markdown":
+        print(as_markdown(remap_document(answer, why=args.why)))
+        print(f"\n```\n{answer.unproven or answer.draft or answer.rules}```")
     else:
         _show(answer, args)
     done = not answer.undecided and answer.unproven is None
@@ -170,16 +176,13 @@ def _arguments(texts: list[str]) -> dict[str, Any]:
 
 
 def _show(answer: Remap, args: argparse.Namespace) -> None:
-    print(_verdict(answer))
+    print(remap_verdict(answer))
     if answer.unproven is not None:
         print("nothing is decided and nothing is written; one of these rules is wrong:")
         sys.stdout.write(f"\n{answer.unproven}")
         return
-    rules = len(answer.rules.rules)
-    print(f"{len(answer.evidence):,} tensors of the right decided by {rules:,} rules")
-    if answer.draft is not None:
-        guesses = len(answer.draft.rules) - rules
-        print(f"{guesses:,} more are guesses, marked so: confirm each with --pin, or delete the word `guess`")
+    for line in remap_counts(answer):
+        print(line)
     if args.why:
         for name, evidence in answer.evidence.items():
             print(f"  {name}: {evidence}")
@@ -196,21 +199,6 @@ def _show(answer: Remap, args: argparse.Namespace) -> None:
         print(f"{args.output}: written")
     else:
         sys.stdout.write(f"\n{answer.draft or answer.rules}")
-
-
-def _verdict(answer: Remap) -> str:
-    proof = answer.verification
-    if proof is None:
-        return f"not proven: {answer.note or 'nothing was run'}"
-    if proof.passed:
-        return (
-            f"proven: outputs differ by {proof.difference:.1g} of the largest value, "
-            "and converted weights came back with equal bits"
-        )
-    if not proof.bits:
-        return "NOT PROVEN: converted weights did not come back with equal bits"
-    where = f" at {proof.where[0]} and {proof.where[1]}" if proof.where else ""
-    return f"NOT PROVEN: outputs differ by {proof.difference:.1g} of the largest value{where}"
 
 
 def _document(answer: Remap) -> dict[str, Any]:

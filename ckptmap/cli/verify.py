@@ -6,8 +6,11 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from ckptmap.cli.common import add_format
 from ckptmap.cli.progress import Progress
 from ckptmap.cli.remap import OPERAND_HELP, add_model_arguments, given_inputs, given_sides
+from ckptmap.report.markdown import as_markdown
+from ckptmap.report.remap import verdict, verify_document
 from ckptmap.verifying import verify
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("right", metavar="B", help="the right model, likewise")
     parser.add_argument("--values", action="store_true", help="convert the weights that A has, not random ones")
     add_model_arguments(parser)
-    parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+    add_format(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,28 +39,13 @@ def run(args: argparse.Namespace) -> int:
         proof = verify(args.rules, left, right, inputs=given_inputs(args), values=args.values)
     if args.format == "json":
         print(json.dumps(document(proof), indent=2))
+    elif args.format == "markdown":
+        print(as_markdown(verify_document(proof)))
     else:
         print(verdict(proof))
         for a, b in proof.compared:
             print(f"  {a} against {b}")
     return 0 if proof.passed else 1
-
-
-def verdict(proof: Verification) -> str:
-    """What became of a proof, in one sentence."""
-    if proof.passed:
-        return (
-            f"proven: outputs differ by {proof.difference:.1g} of the largest value, "
-            "and converted weights came back with equal bits"
-        )
-    if not proof.bits:
-        return "NOT PROVEN: converted weights did not come back with equal bits"
-    if not proof.compared:
-        return "NOT PROVEN: the two give no output of equal size that could be compared"
-    where = f" at {proof.where[0]} and {proof.where[1]}" if proof.where else ""
-    until = f"; the two agree up to {proof.until[0]} and {proof.until[1]}" if proof.until else ""
-    apart = f"; they part at {proof.apart[0]} and {proof.apart[1]}" if proof.apart else ""
-    return f"NOT PROVEN: outputs differ by {proof.difference:.1g} of the largest value{where}{until}{apart}"
 
 
 def document(proof: Verification) -> dict[str, object]:

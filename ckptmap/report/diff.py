@@ -36,7 +36,7 @@ def diff_document(diff: Diff, left: Checkpoint, right: Checkpoint, *, every: boo
         closing.insert(0, _tied_sentence(diff))
     if diff.prefix is not None:
         closing.insert(0, _prefix_sentence(diff))
-    return Document(facts, tuple(section for section in sections if section.rows), tuple(closing))
+    return Document(facts, tuple(section for section in sections if section.rows), tuple(closing), str(diff))
 
 
 def diff_names(diff: Diff) -> list[str]:

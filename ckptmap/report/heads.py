@@ -33,7 +33,9 @@ def heads_document(report: HeadsReport, evidence: Collection[Evidence] | None = 
         if (group := [head for head in report.values() if head.verdict == verdict])
     )
     skipped = [f"{name} cannot be told: {reason}" for name, reason in report.skipped.items()]
-    return Document(_facts(report), (*sections, *_evidence(evidence)), (*report.notes, *skipped))
+    ready = sum(head.verdict == "ready" for head in report.values())
+    headline = f"{report.source}: {ready} of {len(report)} head classes are ready"
+    return Document(_facts(report), (*sections, *_evidence(evidence)), (*report.notes, *skipped), headline)
 
 
 def head_document(
@@ -48,7 +50,8 @@ def head_document(
         ("head", _coverage(head.head)),
     ]
     sections = (*head_sections(head, every=every), *_evidence(evidence))
-    return Document(tuple(facts), sections, (*_closing(head), *report.notes))
+    headline = f"{head.class_name} from {report.source}: {head.verdict} ({MEANING[head.verdict]})"
+    return Document(tuple(facts), sections, (*_closing(head), *report.notes), headline)
 
 
 def heads_sections(report: HeadsReport, *, every: bool = False) -> tuple[Section, ...]:

@@ -53,3 +53,14 @@ def test_trouble(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--size h: not a length. Write --size r=2." in capsys.readouterr().err
     assert main(["check", path, str(tmp_path / "none.safetensors")]) == 2
     assert main(["check", path, "--config", str(tmp_path / "none.json")]) == 2
+
+
+def test_markdown(tmp_path: Path, left: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = rules(tmp_path, "a <-> b : (h d) m <-> (d h) m\nc <-> _\n")
+    assert main(["check", path, "--format", "markdown"]) == 0
+    assert capsys.readouterr().out == f"**{path}: holds**\n\n2 rules; no two can meet in one tensor\n"
+    assert main(["check", path, left, "--format", "markdown"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"**{path}: 1 problem**"
+    assert lines[-1].startswith(f"| {path}:2:1: ")
+    assert "give --size" in lines[-1]

@@ -24,6 +24,7 @@ VERBS = {
     "convert": "Convert a checkpoint by a rule file, either way. Exits 0 if it is written, 1 if the data refuse.",
     "check": "Check a rule file, by itself or against checkpoints. Exits 0 if it holds, 1 if there are problems.",
     "fmt": "Write a rule file in its canonical form; with --check, show what would change and exit 1.",
+    "completion": "Print what bash, zsh or fish needs to complete verbs, flags and files.",
 }
 """Each verb with what it does; its module is ckptmap/cli/<verb>.py."""
 

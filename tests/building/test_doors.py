@@ -50,6 +50,7 @@ LATE = {
     "huggingface_hub": {"stores/"},
     "httpx2": {"stores/"},
     "rich": {"report/", "cli/"},
+    "shtab": {"cli/"},
 }
 
 

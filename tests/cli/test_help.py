@@ -31,7 +31,7 @@ def test_every_example_is_a_command_that_the_verb_takes(verb: str) -> None:
     examples = import_module(f"ckptmap.cli.{verb}").EXAMPLES.splitlines()
     assert examples
     for example in examples:
-        words = shlex.split(re.sub(r" +[#|].*", "", example))
+        words = shlex.split(re.sub(r" +[#|>].*", "", example))
         assert words[:2] == ["ckptmap", verb]
         make_parser(words[1:]).parse_args(words[1:])
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ckptmap.cli.common import SOURCE_HELP, add_choices, add_format, open_source, read_json_object, show_json
-from ckptmap.errors import PlanError, RuleError
+from ckptmap.errors import CheckpointError, PlanError, RuleError
 from ckptmap.report.document import Document, Section, count_text, printable
 from ckptmap.report.markdown import as_markdown
 from ckptmap.report.rules import coverage_lines, guess_lines, rules_line
@@ -19,7 +19,8 @@ EXAMPLES = """\
   ckptmap check roberta.ckptmap
   ckptmap check roberta.ckptmap FacebookAI/roberta-base
   ckptmap check llama.ckptmap meta-llama/Llama-3.2-1B consolidated.00.pth
-  ckptmap check padded.ckptmap gpt2 --size p=47"""
+  ckptmap check padded.ckptmap gpt2 --size p=47
+  ckptmap check *.ckptmap -q"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("rules", metavar="F", help="a rule file")
     parser.add_argument("left", metavar="A", nargs="?", help=f"the left side: {SOURCE_HELP}")
     parser.add_argument("right", metavar="B", nargs="?", help="the right side, likewise")
+    parser.add_argument("more", metavar="", nargs="*", help=argparse.SUPPRESS)  # .ckptmap files, see run
     parser.add_argument(
         "--size", metavar="AXIS=N", action="append", default=[], help="length of an axis; may be given more than once"
     )
@@ -40,7 +42,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show every problem, or what is covered; 0 if it holds, 1 if not."""
+    """Show every problem, or what is covered; 0 if it holds, 1 if not. Several .ckptmap files stand by themselves."""
+    named = [one for one in (args.rules, args.left, args.right, *args.more) if one is not None]
+    if len(named) == 1 or not all(one.endswith(".ckptmap") for one in named):
+        if args.more:
+            raise CheckpointError("takes F [A] [B], or any number of .ckptmap files", source="ckptmap check")
+        return _check(args)
+    if args.format == "json":
+        raise CheckpointError("--format json is for one rule file at a time", source="ckptmap check")
+    return max(_check(argparse.Namespace(**{**vars(args), "rules": one, "left": None})) for one in named)
+
+
+def _check(args: argparse.Namespace) -> int:
     sizes = read_sizes(args.size)
     given = read_config_file(args.config)
     text = read_text(args.rules)  # a file that is not there is trouble, a file that is wrong is an answer

@@ -120,4 +120,4 @@ class _Help(argparse.HelpFormatter):
 def _operands(parser: argparse.ArgumentParser) -> str:
     """A verb's operands in one line: the usage of one with twenty flags would push the rest off the screen."""
     words = [(str(one.metavar), one.nargs) for one in parser._get_positional_actions()]
-    return " ".join(f"[{word}]" if nargs == "?" else word for word, nargs in words)
+    return " ".join(f"[{word}]" if nargs == "?" else word for word, nargs in words if word)

@@ -62,5 +62,17 @@ def test_markdown(tmp_path: Path, left: str, capsys: pytest.CaptureFixture[str])
     assert main(["check", path, left, "--format", "markdown"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"**{path}: 1 problem**"
-    assert lines[-1].startswith(f"| {path}:2:1: ")
+    assert lines[-1].startswith(f"| {path}:1: a: the size")
     assert "give --size" in lines[-1]
+
+
+def test_several_files_stand_by_themselves(tmp_path: Path, left: str, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad = tmp_path / "good.ckptmap", tmp_path / "bad.ckptmap"
+    good.write_text("a <-> b\n")
+    bad.write_text("a.{i} <-> b\nguess x <-> y\n")
+    assert main(["check", str(good), str(good), str(good), str(good)]) == 0
+    assert main(["check", str(good), str(bad), "-q"]) == 1
+    out = capsys.readouterr().out
+    assert f"{bad}:1:" in out
+    assert main(["check", str(good), left, left, left]) == 2
+    assert main(["check", str(good), str(good), "--format", "json"]) == 2

@@ -5,10 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shlex
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,17 +12,7 @@ import pytest
 import ckptmap
 from ckptmap.__main__ import main
 from ckptmap.cli.main import VERBS, make_parser
-
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-
-
-def blocks(language: str) -> Iterator[pytest.param]:
-    for page in PAGES:
-        for number, (kind, text) in enumerate(BLOCK.findall(page.read_text())):
-            if kind == language:
-                yield pytest.param(text, id=f"{page.name}-{number}")
+from tests.building.pages import PAGES, ROOT, blocks, commands, reader, shown_matches
 
 
 def subparsers() -> dict[str, argparse.ArgumentParser]:
@@ -59,29 +45,40 @@ def test_every_json_field_is_documented(fixtures: Path, capsys: pytest.CaptureFi
         assert not missing, f"{verb}: not in docs/json.md: {missing}"
 
 
-@pytest.mark.parametrize("block", blocks("console"))
-def test_a_console_block_prints_what_it_shows(block: str) -> None:
-    """`$ command` lines, each followed by its output; a line `…` stands for any lines."""
-    for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-        command, _, shown = part.partition("\n")
-        argv = [sys.executable, "-m", *shlex.split(command)]
-        done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
-        pattern = ".*\n".join(re.escape(piece) for piece in shown.split("…\n"))
-        assert re.fullmatch(pattern, done.stdout, re.DOTALL), done.stdout + done.stderr
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_does_what_it_shows(page: Path, tmp_path: Path) -> None:
+    """Console and Python blocks, in the order of the page; `text` after Python is what it prints."""
+    printed = ""
+    with reader(tmp_path) as person:
+        for language, text in blocks(page):
+            if language == "console":
+                for command, shown in commands(text):
+                    real = person.type(command)
+                    assert shown_matches(shown, real), f"$ {command}\n{real}"
+            elif person.keep(text):
+                continue
+            elif language == "python":
+                printed = person.run(text)
+            elif language == "text":
+                assert shown_matches(text, printed), printed
 
 
-@pytest.mark.parametrize("block", blocks("python"))
-def test_a_python_block_runs(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    exec(compile(block, "docs", "exec"), {})
+def test_every_block_is_run_or_known() -> None:
+    """Shell blocks are what installs; rule files are run by tests/rules, recipes for CI below."""
+    for page in PAGES:
+        for language, text in blocks(page):
+            assert language in {"console", "python", "text", "sh", "ckptmap", "yaml", ""}, page
+            if language == "":
+                assert page.name == "architecture.md", f"{page}: a block without a language is not tested"
+            if language == "sh":
+                assert all(line.startswith(("pip install ", "ckptmap completion ")) for line in text.splitlines()), page
 
 
-def test_every_shell_block_is_one_of_the_two_commands_that_ci_and_people_run() -> None:
-    ci = (ROOT / ".ci" / "run").read_text()
-    lines = [line for (text,) in (p.values for p in blocks("sh")) for line in text.splitlines()]
+def test_the_install_lines_are_those_that_ci_and_people_run() -> None:
+    lines = [line for language, text in blocks(PAGES[0]) if language == "sh" for line in text.splitlines()]
     install, test = "pip install -c constraints.txt . && ", "pip install -c constraints.txt -e '.[test]' && pytest"
     assert test in lines
-    assert test in ci
+    assert test in (ROOT / ".ci" / "run").read_text()
     assert any(line.startswith(install + "ckptmap diff fixtures/") for line in lines)
 
 

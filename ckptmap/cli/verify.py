@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from ckptmap.cli.check import read_sizes
 from ckptmap.cli.common import add_format
 from ckptmap.cli.progress import Progress
 from ckptmap.cli.remap import OPERAND_HELP, add_model_arguments, given_inputs, given_sides
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("left", metavar="A", help=f"the left model: {OPERAND_HELP}")
     parser.add_argument("right", metavar="B", help="the right model, likewise")
     parser.add_argument("--values", action="store_true", help="convert the weights that A has, not random ones")
+    parser.add_argument("--size", metavar="AXIS=N", action="append", default=[], help="length of an axis; repeatable")
     add_model_arguments(parser)
     add_format(parser)
 
@@ -36,7 +38,9 @@ def run(args: argparse.Namespace) -> int:
     with Progress("Building"):
         left, right = given_sides(args)
     with Progress("Running both models"):
-        proof = verify(args.rules, left, right, inputs=given_inputs(args), values=args.values)
+        proof = verify(
+            args.rules, left, right, inputs=given_inputs(args), values=args.values, sizes=read_sizes(args.size)
+        )
     if args.format == "json":
         print(json.dumps(document(proof), indent=2))
     elif args.format == "markdown":

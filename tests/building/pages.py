@@ -37,8 +37,9 @@ def commands(block: str) -> Iterator[tuple[str, str]]:
 
 
 def shown_matches(shown: str, printed: str) -> bool:
-    """Whether this is what a page shows; a line `…` stands for any lines."""
-    pattern = ".*".join(re.escape(piece) for piece in re.split(r"^…\n", shown, flags=re.MULTILINE))
+    """Whether this is what a page shows; a line `…` stands for any lines, and … within a line for any text there."""
+    pieces = re.split(r"(^…\n|…)", shown, flags=re.MULTILINE)
+    pattern = "".join({"…\n": ".*", "…": "[^\\n]*"}.get(piece, re.escape(piece)) for piece in pieces)
     return re.fullmatch(pattern, printed, re.DOTALL) is not None
 
 

@@ -288,6 +288,12 @@ def test_guesses_are_written_as_such_and_questions_asked_on_a_terminal(
     assert "2 more are guesses" in shown
     assert "--pin 'layers.{i}.attn.wk.weight <-> layers.{i}.attn.key.weight'" in shown
     assert main(["check", out]) == 1
+    capsys.readouterr()
+    assert main(["remap", a, b, "--format", "markdown"]) == 1
+    comment = capsys.readouterr().out
+    assert comment.startswith("**not proven: ")
+    assert "### undecided\n\n| what would decide it |" in comment
+    assert "\n```\nckptmap 1\n" in comment
     answers = iter(["no rule at all", "layers.{i}.attn.wq.weight <-> layers.{i}.attn.query.weight"])
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda prompt: next(answers))

@@ -231,7 +231,7 @@ def read_config(source: str, *, revision: str | None = None, subfolder: str | No
     """What the config.json of a folder or repo says, weights or not; None where there is none.
 
     Args:
-        source: A config file, a folder, or a Hub repo, as `open_checkpoint` takes them.
+        source: A config file, a file beside it, a folder, or a Hub repo, as `open_checkpoint` takes them.
         revision: Branch, tag or commit of a Hub repo.
         subfolder: Folder in the repo or folder.
 
@@ -239,8 +239,8 @@ def read_config(source: str, *, revision: str | None = None, subfolder: str | No
         CheckpointError: The source cannot be found, or its config is not a JSON object.
     """
     path = Path(source)
-    if path.is_file() and path.suffix == ".json":
-        return _config_in(LocalStore(path.parent), path.name)
+    if path.is_file():
+        return _config_in(LocalStore(path.parent), path.name if path.suffix == ".json" else CONFIG)
     return _config_in(locate_store(source, revision=revision, subfolder=subfolder))
 
 

@@ -46,10 +46,10 @@ def run(args: argparse.Namespace) -> int:
     named = [one for one in (args.rules, args.left, args.right, *args.more) if one is not None]
     if len(named) == 1 or not all(one.endswith(".ckptmap") for one in named):
         if args.more:
-            raise CheckpointError("takes F [A] [B], or any number of .ckptmap files", source="ckptmap check")
+            raise CheckpointError("takes F [A] [B], or any number of .ckptmap files", source="check")
         return _check(args)
     if args.format == "json":
-        raise CheckpointError("--format json is for one rule file at a time", source="ckptmap check")
+        raise CheckpointError("--format json is for one rule file at a time", source="check")
     return max(_check(argparse.Namespace(**{**vars(args), "rules": one, "left": None})) for one in named)
 
 

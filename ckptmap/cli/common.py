@@ -88,7 +88,10 @@ def open_class(
     else:
         config = beside.config
     if config is None:
-        raise CheckpointError("has no config.json, which the class needs", source=source or beside.source)
+        raise CheckpointError(
+            "has no config.json, which the class needs; write B#Class with a B that has one",
+            source=source or beside.source,
+        )
     made = class_checkpoint(class_name, config, beside=beside, use_cache=not args.no_cache, in_child=True)
     return made, config
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ckptmap.cli.check import read_sizes
 from ckptmap.cli.common import SOURCE_HELP, add_choices, open_source
 from ckptmap.cli.progress import Progress
 from ckptmap.conversion.convert import Conversion, convert, undo
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--partial", action="store_true", help="leave out what no rule covers, and list it")
     parser.add_argument("--residue", metavar="FILE", type=Path, help="keeps what has no home on the other side")
     parser.add_argument("--base", metavar="SRC", help="a checkpoint that gives what has no source")
-    parser.add_argument("--size", metavar="K=V", action="append", default=[], help="length of an axis; repeatable")
+    parser.add_argument("--size", metavar="AXIS=N", action="append", default=[], help="length of an axis; repeatable")
     where = parser.add_argument_group("what is written")
     where.add_argument("--dtype", metavar="T", help="make every floating-point tensor this: bf16, float32, …")
     where.add_argument("--max-shard-size", metavar="S", help="split a folder's weights into files of at most S (5GB)")
@@ -74,7 +75,7 @@ def _convert(args: argparse.Namespace) -> int:
             back=args.back,
             residue=args.residue,
             base=args.base,
-            sizes=_sizes(args.size),
+            sizes=read_sizes(args.size),
             partial=args.partial,
             dtype=args.dtype,
             max_shard_size=args.max_shard_size,
@@ -96,19 +97,9 @@ def _operands(args: argparse.Namespace) -> tuple[str | None, str, str | None]:
     wanted = 1 if args.in_place else 2
     if len(words) not in (wanted, wanted + 1):
         usage = "[F] FILE --in-place" if args.in_place else "[F] IN OUT"
-        raise CheckpointError(f"takes {usage}; {len(words)} operands were given", source="ckptmap convert")
+        raise CheckpointError(f"takes {usage}, and {len(words)} operands were given", source="convert")
     rules = words.pop(0) if len(words) > wanted else None
     return rules, words[0], None if args.in_place else words[1]
-
-
-def _sizes(texts: list[str]) -> dict[str, int]:
-    sizes = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name or not value.isdecimal():
-            raise CheckpointError("must be NAME=NUMBER", source=f"--size {text}")
-        sizes[name] = int(value)
-    return sizes
 
 
 def _show(made: Conversion) -> None:

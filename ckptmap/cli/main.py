@@ -49,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without × is no reason to fail
     try:
-        args = make_parser(argv).parse_args(argv)
+        args, unknown = make_parser(argv).parse_known_args(argv)
+        if unknown:
+            args.parser.error(_unknown(unknown, args.parser))
     except SystemExit as end:  # argparse has printed what there is to say
         return end.code if isinstance(end.code, int) else COULD_NOT_TELL
     try:
@@ -66,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             traceback.print_exc()
         elif isinstance(error, CkptmapError):
-            print(f"ckptmap: {printable(str(error))}", file=sys.stderr)
+            print("ckptmap: " + "\n".join(map(printable, str(error).split("\n"))), file=sys.stderr)
         elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
             print("ckptmap: the output cannot be written: no space left", file=sys.stderr)
         else:
@@ -106,8 +108,18 @@ def make_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
         module.add_arguments(verb)
         verb.usage = f"ckptmap {name} [flags] {_operands(verb)}".rstrip()
         verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        verb.set_defaults(run=module.run)
+        verb.set_defaults(run=module.run, parser=verb)
     return parser
+
+
+def _unknown(words: Sequence[str], parser: argparse.ArgumentParser) -> str:
+    """What to say of flags and operands that a verb does not take."""
+    from difflib import get_close_matches  # late: only for who has mistyped something
+
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    near = get_close_matches(words[0].partition("=")[0], flags, 1)
+    advice = f"did you mean {near[0]}?" if near else f"see {parser.prog} --help"
+    return f"unrecognized arguments: {' '.join(words)}; {advice}"
 
 
 class _Help(argparse.HelpFormatter):

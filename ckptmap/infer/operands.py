@@ -109,12 +109,16 @@ def called(text: str, arguments: Mapping[str, Any] | None = None) -> Any:
         for part in name.split("."):
             found = getattr(found, part)
     except Exception as error:
-        raise ArchitectureError(f"{text}: cannot be imported: {type(error).__name__}: {error}") from error
+        where = "" if place.endswith(".py") else "; modules are looked for in this folder and where Python looks"
+        raise ArchitectureError(f"{text}: cannot be imported: {type(error).__name__}: {error}{where}") from error
     try:
         # A class has `state_dict` too, and is called like any other builder.
         return found(**(arguments or {})) if isinstance(found, type) or not hasattr(found, "state_dict") else found
     except Exception as error:
-        raise ArchitectureError(f"{text}: calling it failed: {type(error).__name__}: {error}") from error
+        raise ArchitectureError(
+            f"{text}: calling it failed: {type(error).__name__}: {error}; arguments are given "
+            "with --left-arg NAME=VALUE, --right-arg NAME=VALUE"
+        ) from error
 
 
 def _built(text: str, arguments: Mapping[str, Any]) -> Any:
@@ -156,4 +160,6 @@ def _of_class(text: str, arguments: Mapping[str, Any]) -> Any:
         try:
             return cls(made)
         except Exception as error:
-            raise ArchitectureError(f"{text}: cannot be built from its config ({first_line(error)})") from None
+            raise ArchitectureError(
+                f"{text}: cannot be built from its config ({first_line(error)}); check it"
+            ) from None

@@ -174,7 +174,8 @@ class _Search:
             if self.pairs:
                 return
         raise ArchitectureError(
-            f"{self.left.subject.label} and {self.right.subject.label}: filled alike, they have no activation in common"
+            f"{self.left.subject.label} and {self.right.subject.label}: filled alike, they have no "
+            "activation in common, not even in their first layers; check their sizes, and that both get the same inputs"
         )
 
     def _runs(self) -> tuple[Run, Run]:

@@ -75,7 +75,10 @@ def test_a_bare_file_with_a_config_or_a_model_type(
     file = str(tmp_path / "weights.safetensors")
     shutil.copy(fixtures / "roberta-mlm" / "model.safetensors", file)
     assert main(["heads", file]) == 2
-    assert "has no config.json; give one, or a model type" in capsys.readouterr().err
+    assert (
+        "has no config.json to tell its family; give one with --config FILE, or --model-type TYPE"
+        in capsys.readouterr().err
+    )
     config = str(fixtures / "roberta-mlm" / "config.json")
     assert main(["heads", file, "--config", config, "--class", "RobertaForMaskedLM"]) == 0
     assert "verdict     ready" in capsys.readouterr().out

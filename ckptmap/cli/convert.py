@@ -67,7 +67,10 @@ def _convert(args: argparse.Namespace) -> int:
     rules, source, out = _operands(args)
     if Path(source).is_file():
         undo(source)
-    with open_source(args, source) as checkpoint, Progress(f"Writing {out or source}", unit="bytes") as progress:
+    with (
+        open_source(args, source) as checkpoint,
+        Progress(f"Writing {Path(out or source).name}", unit="bytes") as progress,
+    ):
         made = convert(
             rules,
             checkpoint,

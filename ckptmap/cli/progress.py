@@ -14,6 +14,9 @@ from ckptmap.stages import listening
 PATIENCE = 1.0
 """Seconds before a bar appears."""
 
+ENOUGH = 0.01
+"""Share that must be done before the rest is reckoned from it."""
+
 LOG_EVERY = 15.0
 """Seconds between two lines where there is no terminal to draw on."""
 
@@ -66,12 +69,12 @@ class Progress:
 
     def _appear(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
 
-        columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[far]}"))
+        columns = (TextColumn("{task.description}"), BarColumn(10), TextColumn("{task.fields[far]}"))
         with self._lock:
-            self._bar = Bar(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
+            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
             self._task = self._bar.add_task("", total=None, far="")
             self._show()
             self._bar.start()
@@ -99,7 +102,7 @@ def far_text(done: int, total: int, seconds: float, unit: str = "") -> str:
     if unit != "bytes":
         return f"{done:,} of {total:,}"
     text = f"{bytes_text(done)} of {bytes_text(total)}"
-    if not done or seconds <= 0:
+    if done < ENOUGH * total or seconds <= 0:
         return text
     rate = done / seconds
     return f"{text}, {bytes_text(int(rate))}/s, {_duration((total - done) / rate)} left"

@@ -146,7 +146,7 @@ def _save(answer: Remap, source: str, out: Path) -> None:
                 f"--save {out}: {source} has no tensors for {lacking[0]} and {len(lacking) - 1} more; the rules are "
                 "written for other names than the checkpoint's (leave --memory-names out, or convert by hand)"
             )
-        with Progress(f"Writing {out}", unit="bytes") as progress:
+        with Progress(f"Writing {out.name}", unit="bytes") as progress:
             convert(answer.rules, checkpoint, out, partial=True, progress=progress)
 
 

@@ -32,8 +32,9 @@ with progress.Progress("Writing out", unit="bytes") as shown:
         (0, 0, 3.0, "bytes", ""),
         (0, 4 * 10**9, 0.0, "bytes", "0 B of 4 GB"),
         (10**9, 4 * 10**9, 5.0, "bytes", "1 GB of 4 GB, 200 MB/s, 15 s left"),
-        (10**9, 400 * 10**9, 5.0, "bytes", "1 GB of 400 GB, 200 MB/s, 33 min 15 s left"),
-        (10**9, 9000 * 10**9, 5.0, "bytes", "1 GB of 9 TB, 200 MB/s, 12 h 29 min left"),
+        (10**10, 400 * 10**9, 50.0, "bytes", "10 GB of 400 GB, 200 MB/s, 32 min 30 s left"),
+        (10**11, 9000 * 10**9, 500.0, "bytes", "100 GB of 9 TB, 200 MB/s, 12 h 21 min left"),
+        (6000, 3 * 10**9, 1.0, "bytes", "6 kB of 3 GB"),
         (37, 1000, 5.0, "", "37 of 1,000"),
     ],
 )

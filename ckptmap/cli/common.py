@@ -126,6 +126,11 @@ def show_json(fields: dict[str, Any]) -> None:
     print(text.encode("utf-8", "backslashreplace").decode())
 
 
+def show_error(error: Exception) -> None:
+    """Print what an error says on stderr, its lines as lines."""
+    print("ckptmap: " + "\n".join(map(printable, str(error).split("\n"))), file=sys.stderr)
+
+
 def show_names(names: Iterable[str]) -> None:
     """Print names, one a line."""
     for name in names:

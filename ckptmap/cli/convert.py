@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from ckptmap.cli.check import read_sizes
-from ckptmap.cli.common import SOURCE_HELP, add_choices, open_source
+from ckptmap.cli.common import SOURCE_HELP, add_choices, open_source, show_error
 from ckptmap.cli.progress import Progress
 from ckptmap.conversion.convert import Conversion, convert, undo
 from ckptmap.errors import CheckpointError, ConvertError, PlanError
@@ -59,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     except (ConvertError, PlanError) as error:
         if args.debug:
             raise
-        print(f"ckptmap: {error}", file=sys.stderr)
+        show_error(error)
         return 1
 
 

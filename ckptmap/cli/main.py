@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import ckptmap
+from ckptmap.cli.common import show_error
 from ckptmap.errors import CkptmapError
 from ckptmap.report.document import printable
 
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             traceback.print_exc()
         elif isinstance(error, CkptmapError):
-            print("ckptmap: " + "\n".join(map(printable, str(error).split("\n"))), file=sys.stderr)
+            show_error(error)
         elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
             print("ckptmap: the output cannot be written: no space left", file=sys.stderr)
         else:

@@ -14,6 +14,7 @@ from ckptmap.errors import ArchitectureError as ArchitectureError
 from ckptmap.errors import CheckpointError as CheckpointError
 from ckptmap.errors import CkptmapError as CkptmapError
 from ckptmap.errors import ConvertError as ConvertError
+from ckptmap.errors import ExportError as ExportError
 from ckptmap.errors import PlanError as PlanError
 from ckptmap.errors import RuleError as RuleError
 from ckptmap.heads import HeadReport as HeadReport
@@ -24,6 +25,7 @@ from ckptmap.spec import TensorSpec as TensorSpec
 if TYPE_CHECKING:
     from ckptmap.conversion.convert import convert as convert
     from ckptmap.conversion.loading import load_into as load_into
+    from ckptmap.exporting import export as export
     from ckptmap.remapping import Remap as Remap
     from ckptmap.remapping import remap as remap
     from ckptmap.rules.rules import Rules as Rules
@@ -34,6 +36,7 @@ __version__ = "0.1.0"
 # Names whose modules are imported when they are first asked for: `inspect` and `diff` do without them.
 _LATE = {
     "convert": "ckptmap.conversion.convert",
+    "export": "ckptmap.exporting",
     "load_into": "ckptmap.conversion.loading",
     "Remap": "ckptmap.remapping",
     "remap": "ckptmap.remapping",

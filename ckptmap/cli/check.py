@@ -25,10 +25,18 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's operands and flags."""
+    add_operands(parser)
+    parser.add_argument("more", metavar="", nargs="*", help=argparse.SUPPRESS)  # .ckptmap files, see run
+    group = parser.add_argument_group("output")
+    add_format(group)
+    group.add_argument("-q", "--quiet", action="store_true", help="problems only, one a line")
+
+
+def add_operands(parser: argparse.ArgumentParser) -> None:
+    """Declare a rule file, what it is bound to, and what is read of that."""
     parser.add_argument("rules", metavar="F", help="a rule file")
     parser.add_argument("left", metavar="A", nargs="?", help=f"the left side: {SOURCE_HELP}")
     parser.add_argument("right", metavar="B", nargs="?", help="the right side, likewise")
-    parser.add_argument("more", metavar="", nargs="*", help=argparse.SUPPRESS)  # .ckptmap files, see run
     parser.add_argument(
         "--size", metavar="AXIS=N", action="append", default=[], help="length of an axis; may be given more than once"
     )
@@ -36,9 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", metavar="FILE", help="a config.json for `config.KEY`; default: that of A, then of B"
     )
     add_choices(parser, sides=("left", "right"))
-    group = parser.add_argument_group("output")
-    add_format(group)
-    group.add_argument("-q", "--quiet", action="store_true", help="problems only, one a line")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,8 +96,16 @@ def _show_problems(args: argparse.Namespace, problems: list[str]) -> None:
 
 
 def _bound(args: argparse.Namespace, rules: Rules, sizes: Mapping[str, int], given: Mapping[str, Any] | None) -> Plan:
+    (left, right), config = read_sides(args, given)
+    return bind(rules, left, right, config=config, sizes=sizes)
+
+
+def read_sides(
+    args: argparse.Namespace, given: Mapping[str, Any] | None
+) -> tuple[list[dict[str, tuple[int, ...]] | None], Mapping[str, Any]]:
+    """Names and shapes of the sides that are given, and the config: the one given, else that of A, then of B."""
     config: dict[str, Any] = {}
-    inventories: list[Mapping[str, tuple[int, ...]] | None] = [None, None]
+    inventories: list[dict[str, tuple[int, ...]] | None] = [None, None]
     for at, side in enumerate(("left", "right")):
         source = getattr(args, side)
         if source is None:
@@ -101,7 +114,7 @@ def _bound(args: argparse.Namespace, rules: Rules, sizes: Mapping[str, int], giv
             inventories[at] = {name: spec.shape for name, spec in checkpoint.items()}
             if given is None:
                 config = {**(checkpoint.config or {}), **config}
-    return bind(rules, inventories[0], inventories[1], config=given or config, sizes=sizes)
+    return inventories, given or config
 
 
 def _document(args: argparse.Namespace, rules: Rules | None, plan: Plan | None, problems: list[str]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ VERBS = {
     "remap": "Find the rules between two architectures and prove them. Exits 0 if all is decided and proven, else 1.",
     "verify": "Run two models on weights converted by a rule file. Exits 0 if they agree and bits come back, else 1.",
     "convert": "Convert a checkpoint by a rule file, either way. Exits 0 if it is written, 1 if the data refuse.",
+    "export": "Write a rule file for another tool, as code or a table. Exits 0 if written, 1 if that cannot say it.",
     "check": "Check a rule file, by itself or against checkpoints. Exits 0 if it holds, 1 if there are problems.",
     "fmt": "Write a rule file in its canonical form; with --check, show what would change and exit 1.",
     "completion": "Print what bash, zsh or fish needs to complete verbs, flags and files.",

@@ -48,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--save", metavar="OUT", type=Path, help="convert the left checkpoint at once, as `convert` does"
     )
+    parser.add_argument(
+        "--values",
+        action=argparse.BooleanOptionalAction,
+        help="compare the values of two checkpoints; default: if all are on this machine",
+    )
     parser.add_argument("--why", action="store_true", help="tell for each tensor what its rule rests on")
     parser.add_argument("--no-verify", action="store_true", help="do not run the models on converted weights")
     add_model_arguments(parser)
@@ -109,7 +114,9 @@ def run(args: argparse.Namespace) -> int:
 
     def found() -> Remap:
         with Progress("Matching"):
-            return remap(*sides, hints=hints, inputs=inputs, verify=not args.no_verify, layers=args.layers)
+            return remap(
+                *sides, hints=hints, inputs=inputs, verify=not args.no_verify, layers=args.layers, values=args.values
+            )
 
     answer = found()
     while args.ask and (told := _asked(answer)):
@@ -219,5 +226,7 @@ def _document(answer: Remap) -> dict[str, Any]:
             "difference": proof.difference,
             "bits": proof.bits,
             "compared": proof.compared,
+            "values": proof.values,
+            "casts": proof.casts,
         },
     }

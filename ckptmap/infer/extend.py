@@ -146,7 +146,7 @@ def _rest(found: Partial, name: str) -> None:
     found.give(name, missing, whole[missing], REST)
 
 
-def _siblings(name: str, kind: str) -> Iterator[str]:
+def siblings(name: str, kind: str) -> Iterator[str]:
     """Names that differ from this one in the word weight or bias of the last segment."""
     path, dot, last = name.rpartition(".")
     for word in _KINDS:
@@ -161,7 +161,7 @@ def _bias(found: Partial, name: str) -> None:
     array, shape = found.elements[name], found.right[name]
     if len(shape) != 1 or (array >= 0).all():
         return
-    for weight in _siblings(name, "bias"):
+    for weight in siblings(name, "bias"):
         if weight not in found.right or len(found.right[weight]) < 2:
             continue
         for axis in _out_axes(found, weight, shape[0]):
@@ -191,7 +191,7 @@ def _out_axes(found: Partial, weight: str, length: int) -> list[int]:
     for other, array in found.elements.items():
         if len(found.right[other]) != len(shape):
             continue
-        for bias in _siblings(other, "weight"):
+        for bias in siblings(other, "weight"):
             values = found.elements.get(bias)
             if values is None or values.ndim != 1 or (values < 0).any() or (array < 0).any():
                 continue
@@ -210,7 +210,7 @@ def _bias_element(found: Partial, row: numpy.ndarray) -> int | None:
     shape = found.left[source]
     places = numpy.unravel_index(row - found.first[source], shape) if found.owner(int(row[-1])) == source else ()
     fixed = [axis for axis, place in enumerate(places) if (place == place[0]).all() and shape[axis] > 1]
-    for bias in _siblings(source, "weight"):
+    for bias in siblings(source, "weight"):
         if bias in found.left and len(fixed) == 1 and found.left[bias] == (shape[fixed[0]],):
             return found.first[bias] + int(places[fixed[0]][0])
     return None

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptmap.checkpoint import open_checkpoint
+from ckptmap.conversion.reading import is_local
 from ckptmap.errors import ArchitectureError
+from ckptmap.spec import TensorSpec
 from ckptmap.stages import tell
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ class Operand:
         ties: Second names, and the first name of the same tensor.
         buffers: Names of tensors that do not train.
         saved_as: Whether rules shall have the names of the model's checkpoints, which may differ from the module's.
+        stored: The checkpoint or state dict, where it holds values.
+        local: Whether those are on this machine.
     """
 
     label: str
@@ -40,6 +44,8 @@ class Operand:
     ties: Mapping[str, str] = field(default_factory=dict)
     buffers: frozenset[str] = frozenset()
     saved_as: bool = False
+    stored: Any = None
+    local: bool = False
 
     def is_buffer(self, name: str) -> bool:
         """Whether this tensor does not train."""
@@ -73,9 +79,12 @@ def operand(
     if arguments:
         raise ArchitectureError(f"{source}: takes no arguments; they are for module:callable and org/name#Class")
     if isinstance(source, Mapping):
-        return Operand(side, {name: tuple(one.shape) for name, one in source.items()})
+        shapes = {name: tuple(one.shape) for name, one in source.items()}
+        holds = not any(isinstance(one, TensorSpec) or getattr(one, "is_meta", False) for one in source.values())
+        return Operand(side, shapes, stored=source if holds else None, local=holds)
     with open_checkpoint(source) as checkpoint:
-        return Operand(os.fspath(source), {name: spec.shape for name, spec in checkpoint.items()})
+        shapes = {name: spec.shape for name, spec in checkpoint.items()}
+        return Operand(os.fspath(source), shapes, stored=source, local=is_local(checkpoint))
 
 
 def _of_module(module: Any, label: str) -> Operand:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,9 @@ class Verification:
         bits: Whether the left's tensors came back with equal bits.
         until: Where outputs differ, the last places that agree.
         apart: The first places after those.
+        values: Whether no model was run, and what was compared are stored tensors: those that the rules make of the
+            left's with the right's, every bit of them.
+        casts: With `values`, the casts after which tensors of other dtypes are equal, and for how many.
     """
 
     compared: tuple[tuple[str, str], ...]
@@ -49,6 +52,8 @@ class Verification:
     bits: bool
     until: tuple[str, str] | None = None
     apart: tuple[str, str] | None = None
+    values: bool = False
+    casts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:

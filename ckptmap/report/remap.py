@@ -31,9 +31,16 @@ def verdict(proof: Verification) -> str:
 
 def remap_verdict(answer: Remap) -> str:
     """Whether the rules found are proven, in one sentence."""
-    if answer.verification is None:
+    proof = answer.verification
+    if proof is None:
         return f"not proven: {answer.note or 'nothing was run'}"
-    return verdict(answer.verification)
+    if not proof.values:
+        return verdict(proof)
+    casts = "".join(f", {count:,} of them {cast}" for cast, count in proof.casts.items())
+    others = len(answer.evidence) - len(proof.compared)
+    rest = f"; the other {others:,} rest on names and shapes" if others > 0 else ""
+    equal = count_text(len(proof.compared), "tensor")
+    return f"proven by values: {equal} hold what the rules make of the left, bit for bit{casts}{rest}"
 
 
 def remap_counts(answer: Remap) -> Iterator[str]:

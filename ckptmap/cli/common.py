@@ -5,19 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ckptmap.checkpoint import Checkpoint, open_checkpoint, read_config
 from ckptmap.cli.progress import Progress
 from ckptmap.errors import CheckpointError
-from ckptmap.report.document import Document, printable, truncated
+from ckptmap.report.document import Document, bytes_text, printable, truncated
 from ckptmap.report.markdown import as_markdown
 from ckptmap.report.terminal import show
 
 SECTION_LIMIT = 60
 """Lines of a section shown unless asked for all: a screen or two."""
+
+FETCHED_UNASKED = 10**9
+"""Bytes of values that are fetched without --yes."""
 
 SOURCE_HELP = "a local file, folder or index file, or a Hub repo: org/name, org/name@revision, org/name/subfolder"
 
@@ -107,6 +110,18 @@ def read_json_object(path: str | Path, *, advice: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"is not a JSON object{advice}", source=str(path))
     return value
+
+
+def announced(*, yes: bool) -> Callable[[int], None]:
+    """What tells how much will be fetched, and refuses what nobody may have meant."""
+
+    def tell(nbytes: int) -> None:
+        text = f"{bytes_text(nbytes)} of values"
+        if nbytes > FETCHED_UNASKED and not yes:
+            raise CheckpointError(f"{text} would have to be fetched from the Hub; --yes does so", source="--values")
+        print(f"ckptmap: fetching {text} from the Hub", file=sys.stderr)
+
+    return tell
 
 
 def show_document(args: argparse.Namespace, document: Document) -> None:

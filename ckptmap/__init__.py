@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ckptmap.remapping import Remap as Remap
     from ckptmap.remapping import remap as remap
     from ckptmap.rules.rules import Rules as Rules
+    from ckptmap.values.digest import digest as digest
+    from ckptmap.values.examine import examine as examine
     from ckptmap.verifying import verify as verify
 
 __version__ = "0.1.0"
@@ -41,6 +43,8 @@ _LATE = {
     "Remap": "ckptmap.remapping",
     "remap": "ckptmap.remapping",
     "Rules": "ckptmap.rules.rules",
+    "digest": "ckptmap.values.digest",
+    "examine": "ckptmap.values.examine",
     "verify": "ckptmap.verifying",
 }
 

@@ -65,6 +65,12 @@ def add_format(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--format", choices=("table", "json", "markdown"), default="table", help="default: table")
 
 
+def add_yes(group: argparse._ArgumentGroup) -> None:
+    """Add the flag that lets values be fetched."""
+    most = f"{FETCHED_UNASKED // 10**9} GB"
+    group.add_argument("--yes", action="store_true", help=f"fetch values from the Hub even if they exceed {most}")
+
+
 def open_source(args: argparse.Namespace, source: str, side: str = "") -> Checkpoint:
     """Open one operand as its flags say, with a sign of life on a terminal when it takes long."""
     chosen = {

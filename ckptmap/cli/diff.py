@@ -11,10 +11,10 @@ from typing import Any
 from ckptmap.checkpoint import Checkpoint
 from ckptmap.cli.check import read_sizes
 from ckptmap.cli.common import (
-    FETCHED_UNASKED,
     SOURCE_HELP,
     add_choices,
     add_output,
+    add_yes,
     announced,
     open_class,
     open_source,
@@ -55,11 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--size", metavar="AXIS=N", action="append", default=[], help="length of an axis; repeatable")
     group.add_argument("--atol", metavar="X", type=_tolerance, help="|Δ| up to X is no difference")
     group.add_argument("--rtol", metavar="X", type=_tolerance, help="nor is |Δ| up to X times the left element")
-    group.add_argument(
-        "--yes",
-        action="store_true",
-        help=f"fetch values from the Hub even if they exceed {FETCHED_UNASKED // 10**9} GB",
-    )
+    add_yes(group)
     parser.add_argument(
         "--prefix", metavar="OLD=NEW", help="compare left names that start with OLD as if they started with NEW"
     )

@@ -47,8 +47,7 @@ def diff_names(diff: Diff) -> list[str]:
     values = diff.values
     differing = dict.fromkeys(pair.name for pair in (*diff.shape_differs, *diff.dtype_differs))
     differing |= dict.fromkeys(one.name for one in values.differing) if values is not None else {}
-    left, right = ([key for side, key in (values.parts if values else ()) if side == one] for one in ("left", "right"))
-    marked = (("-", [*diff.only_left, *left]), ("+", [*diff.only_right, *right]), ("~", differing))
+    marked = (("-", diff.only_left), ("+", diff.only_right), ("~", differing))
     return [f"{mark} {name}" for mark, names in marked for name in names]
 
 

@@ -26,19 +26,16 @@ MOST_LAYERS = 60
 def values_sections(values: Values, *, every: bool = False) -> tuple[Section, ...]:
     """What differs, by pattern, then where in the layers."""
     differing = values.differing
-    if not differing and not values.parts:
-        return ()
     rows = _every(differing) if every else _by_pattern(differing)
     elements = sum(one.statistics.elements for one in differing if one.statistics)
     changed = sum(one.statistics.changed for one in differing if one.statistics)
     heading = f"values differ: {count_text(len(differing), 'tensor')}, {changed:,} of their {elements:,} elements"
-    parts = Section(
-        "parts without a counterpart in the rules, which were not compared",
-        tuple((key, side) for side, key in values.parts),
-        ("part", "side"),
-        "changed",
+    aside = Section(
+        "set aside by the rules, and not compared",
+        tuple((key, side) for side, key in values.set_aside),
+        ("tensor", "side"),
     )
-    sections = (Section(heading, rows, COLUMNS, "changed"), parts, *_heat(cells(values)))
+    sections = (Section(heading, rows, COLUMNS, "changed"), *_heat(cells(values)), aside)
     return tuple(section for section in sections if section.rows)
 
 
@@ -64,7 +61,7 @@ def values_json(values: Values) -> dict[str, Any]:
             }
             for cell in cells(values)
         ],
-        "parts": [{"side": side, "part": key} for side, key in values.parts],
+        "set_aside": [{"side": side, "tensor": key} for side, key in values.set_aside],
     }
 
 

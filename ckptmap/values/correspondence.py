@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ckptmap.conversion.reading import Reader, buffer_of, check_ties
 from ckptmap.conversion.residue import Filler
 from ckptmap.conversion.run import tensors_of
-from ckptmap.conversion.schedule import Step, key_of, schedule
+from ckptmap.conversion.schedule import Step, key_of, may_refuse, schedule
 from ckptmap.conversion.stamp import make_task
 from ckptmap.rules.plan import Piece
 from ckptmap.spec import TensorSpec
@@ -27,15 +27,16 @@ class Correspondence:
 
     Attributes:
         work: The pairs.
-        only_left: Left tensors without a counterpart.
-        only_right: Right tensors without one.
-        parts: Parts of tensors without one, `name[axis:start:length]`, each after its side.
+        only_left: Left tensors that no rule covers.
+        only_right: Right tensors that none does.
+        set_aside: What rules say has no counterpart, tensors and parts of them as `name[axis:start:length]`, each after
+            its side.
     """
 
     work: tuple[Work, ...]
     only_left: tuple[str, ...]
     only_right: tuple[str, ...]
-    parts: tuple[tuple[str, str], ...]
+    set_aside: tuple[tuple[str, str], ...]
 
 
 def pairs_by_rules(
@@ -66,28 +67,18 @@ def pairs_by_rules(
     steps = _Steps(Reader(one, reuse=False), Filler(None, two), left, right, seconds)
     made = schedule(task.plan, steps.reader, steps.filler.dtypes, ())
     work = [pair for step in made.steps for pair in steps.pairs_of(step)]
-    used = {second for second, _ in task.plan.left_ties} | {
-        block.left.name
-        for equation in task.plan.equations
-        for block in equation.blocks
-        if isinstance(block.left, Piece) and block.right != "none"
-    }
-    paired_names = {other.name for job in work for _, other in job.specs}
-    return Correspondence(
-        tuple(work),
-        tuple(name for name in one if name not in used),
-        tuple(name for name in two if name not in paired_names),
-        tuple(_parts(task.plan, used, paired_names)),
-    )
+    aside = tuple(_without_counterpart(task.plan))
+    accounted = {other.name for job in work for _, other in job.specs} | {key for side, key in aside if side == "right"}
+    only_right = tuple(name for name in two if name not in accounted)
+    return Correspondence(tuple(work), task.plan.uncovered_left, only_right, aside)
 
 
-def _parts(plan: Plan, left: set[str], right: set[str]) -> Iterator[tuple[str, str]]:
-    """Blocks without a counterpart, of tensors that have one for others."""
+def _without_counterpart(plan: Plan) -> Iterator[tuple[str, str]]:
     for equation in plan.equations:
         for block in equation.blocks:
-            if isinstance(block.left, Piece) and block.right == "none" and block.left.name in left:
+            if isinstance(block.left, Piece) and block.right == "none":
                 yield "left", key_of(block.left)
-            if isinstance(block.right, Piece) and block.left == "none" and block.right.name in right:
+            if isinstance(block.right, Piece) and block.left == "none":
                 yield "right", key_of(block.right)
 
 
@@ -118,7 +109,7 @@ class _Steps:
             for spec, other in made.values():
                 data = JoinedBytes(self.left.files, parts[spec.name])
                 yield Pair(spec, other, data, self.right.bytes_of(other.name))
-        elif made:
+        elif made or may_refuse(step.equation):
             sources = {name for name in step.equation.left if name in self.left.checkpoint}
             fetched = sum(self.left.nbytes_fetched(name) for name in sources)
             fetched += sum(self.right.nbytes_fetched(name) for name in made)

@@ -77,8 +77,7 @@ def summary(values: Values) -> str:
     if not count:
         return "no tensor is on both sides, so that no values were compared"
     if not differing:
-        parts = "" if not values.parts else f"; {len(values.parts)} parts of tensors have no counterpart in the rules"
-        return _same(values) + parts
+        return _same(values) + _aside(values)
     numbers = [one for one in differing if one.same_numbers]
     if len(numbers) == len(differing):
         return f"{_of(len(differing), count)} differ in bits and are equal as numbers ({_why(differing)})"
@@ -87,7 +86,12 @@ def summary(values: Values) -> str:
     told = [f"values: {_moved(values)} ({_of(len(differing), count)})"]
     if numbers:
         told.append(f"{_tensors(len(numbers))} of them in bits only, as numbers they are equal")
-    return "; ".join(told)
+    return "; ".join(told) + _aside(values)
+
+
+def _aside(values: Values) -> str:
+    count = len(values.set_aside)
+    return "" if not count else f"; {_tensors(count)} or parts of some were not compared, as the rules set them aside"
 
 
 def _same(values: Values) -> str:

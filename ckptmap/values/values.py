@@ -30,18 +30,19 @@ class Values:
         tensors: Every tensor that was compared.
         atol: How far elements may be apart, and
         rtol: how far as a share of the left element; both None when only bits count.
-        parts: Parts of compared tensors that rules give no counterpart, `name[axis:start:length]`, each after its side.
+        set_aside: What the rules themselves say has no counterpart (`_`), tensors and parts of them as
+            `name[axis:start:length]`, each after its side; it is no difference.
         fetched: Bytes of values that came over a network.
     """
 
     tensors: tuple[TensorValues, ...]
     atol: float | None = None
     rtol: float | None = None
-    parts: tuple[tuple[str, str], ...] = ()
+    set_aside: tuple[tuple[str, str], ...] = ()
     fetched: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.differing or self.parts)
+        return bool(self.differing)
 
     def __str__(self) -> str:
         from ckptmap.values.moved import summary
@@ -102,7 +103,7 @@ class Prepared:
         meter = Meter(progress)
         with unchanged((self.left, self.right)), self.files:
             found = Comparison(atol, rtol, meter).run(self.work)
-        return Values(found, atol, rtol, self.rules.parts if self.rules else (), self.fetched)
+        return Values(found, atol, rtol, self.rules.set_aside if self.rules else (), self.fetched)
 
 
 def prepare(

@@ -73,25 +73,25 @@ def together(tensors: Iterable[TensorValues]) -> Statistics | None:
 
 def summary(values: Values) -> str:
     """One sentence: same weights, or what moved."""
+    count = len(values.set_aside)
+    aside = f"; {_tensors(count)} or parts of some were not compared, as the rules set them aside" if count else ""
+    return _told(values) + aside
+
+
+def _told(values: Values) -> str:
     count, differing = len(values.tensors), values.differing
     if not count:
         return "no tensor is on both sides, so that no values were compared"
     if not differing:
-        return _same(values) + _aside(values)
+        return _same(values)
+    these = _of(len(differing), count)
     numbers = [one for one in differing if one.same_numbers]
     if len(numbers) == len(differing):
-        return f"{_of(len(differing), count)} differ in bits and are equal as numbers ({_why(differing)})"
+        return f"{these} differ in bits and are equal as numbers ({_why(differing)})"
     if rounding := _rounding(differing):
-        return f"{_of(len(differing), count)}: {rounding}"
-    told = [f"values: {_moved(values)} ({_of(len(differing), count)})"]
-    if numbers:
-        told.append(f"{_tensors(len(numbers))} of them in bits only, as numbers they are equal")
-    return "; ".join(told) + _aside(values)
-
-
-def _aside(values: Values) -> str:
-    count = len(values.set_aside)
-    return "" if not count else f"; {_tensors(count)} or parts of some were not compared, as the rules set them aside"
+        return f"{these}: {rounding}"
+    bits_only = f"; {_tensors(len(numbers))} of them in bits only, as numbers they are equal" if numbers else ""
+    return f"values: {_moved(values)} ({these}){bits_only}"
 
 
 def _same(values: Values) -> str:
@@ -101,7 +101,7 @@ def _same(values: Values) -> str:
         return f"same weights: {'the 1 tensor is' if count == 1 else f'all {count:,} tensors are'} equal bit for bit"
     largest = max(one.statistics.max_abs for one in values.tensors if one.statistics is not None)
     return (
-        f"same weights within the tolerance: {_of(exact, count)} equal bit for bit, "
+        f"same weights within the tolerance: {_of(exact, count)} are equal bit for bit, "
         f"the others by less than it allows (max |Δ| {largest:.3g})"
     )
 
@@ -144,6 +144,9 @@ def _only(values: Values) -> str | None:
     """What differs, when that is a few parts outside of layers or the same few tensors of every layer."""
     differing = [one.name for one in values.differing]
     layered = [name for name in differing if place_of(name)[1] is not None]
+    layers = {place_of(name)[:2] for name in layered}
+    if layered and len(layered) == sum(place_of(one.name)[:2] in layers for one in values.tensors):
+        return None  # whole layers are told by their numbers
     if not layered:
         parts = _whole_parts(differing, [one.name for one in values.tensors])
         few = parts if len(parts) <= MOST_SAID else []

@@ -139,11 +139,11 @@ def diff(
         return _by_name(left, right)
     from ckptmap.values.values import prepare  # late: names are compared without
 
-    prepared = prepare(left, right, rules=rules, sizes=sizes)
+    prepared = prepare(left, right, rules=rules, sizes=sizes, progress=progress)
     found = _by_name(left, right) if prepared.rules is None else _by_rules(prepared)
     if before_fetch is not None and prepared.fetched:
         before_fetch(prepared.fetched)
-    return replace(found, values=prepared.compare(atol=atol, rtol=rtol, progress=progress))
+    return replace(found, values=prepared.compare(atol=atol, rtol=rtol))
 
 
 def _by_name(left: Checkpoint, right: Checkpoint) -> Diff:

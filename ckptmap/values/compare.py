@@ -19,7 +19,7 @@ BLOCK = 1 << 17
 """Bytes compared at once: two of these stay in a core's own cache."""
 PIECE = 1 << 23
 """Elements of one tensor that a worker takes at once: few enough to share out the last tensors, too."""
-FETCHED_PIECE = 1 << 22
+FETCHED_PIECE = 1 << 20
 """The same of values that come over a network, which one request asks for."""
 FETCHES = 16
 """Such requests that are under way at once."""

@@ -61,7 +61,7 @@ def examine(
         source: A checkpoint, or anything that `open_checkpoint` opens.
         evidence: Look for tensors untouched since initialisation too, which takes torch and several times as long.
         progress: Told of the bytes read and to read.
-        before_fetch: Told of the bytes of values that will come over a network; it may raise.
+        before_fetch: Told of the bytes of values that a network will bring, for evidence a second time; it may raise.
 
     Raises:
         CheckpointError: It cannot be read, or a file changed meanwhile.
@@ -77,7 +77,12 @@ def examine(
     meter = Meter(progress)
     if evidence:
         meter.expect(checkpoint.nbytes)
-    read_all(checkpoint, checkpoint, looks, meter, before_fetch=before_fetch)
+
+    def tell(nbytes: int) -> None:
+        if before_fetch is not None:
+            before_fetch(2 * nbytes if evidence else nbytes)
+
+    read_all(checkpoint, checkpoint, looks, meter, before_fetch=tell)
     constant = {name: seen[name].value for name in checkpoint if seen[name].is_constant}
     groups: dict[object, list[str]] = {}
     for name, spec in checkpoint.items():

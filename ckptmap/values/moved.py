@@ -143,6 +143,8 @@ def _moved(values: Values) -> str:
 def _only(values: Values) -> str | None:
     """What differs, when that is a few parts outside of layers or the same few tensors of every layer."""
     differing = [one.name for one in values.differing]
+    if len(differing) == 1:
+        return f"only {differing[0]} differs"
     layered = [name for name in differing if place_of(name)[1] is not None]
     layers = {place_of(name)[:2] for name in layered}
     if layered and len(layered) == sum(place_of(one.name)[:2] in layers for one in values.tensors):
@@ -157,27 +159,26 @@ def _only(values: Values) -> str | None:
         note = ", as merging a LoRA leaves it" if len(layered) == len(differing) and _like_lora(values) else ""
     if not few:
         return None
-    verb = "differs" if len(few) == 1 and (len(differing) == 1 or few[0].endswith(".*")) else "differ"
+    verb = "differs" if len(few) == 1 and few[0].endswith(".*") else "differ"
     return f"only {_listed(few)} {verb}{note}"
 
 
 def _like_lora(values: Values) -> bool:
     """Whether in every layer the same matrices differ, and nothing else, though there is more."""
-    modules: dict[str, set[tuple[str, int | None]]] = {}
-    matrices: dict[str, set[str]] = {"all": set(), "differing": set()}
     names = {one.name for one in values.differing}
+    layers_of: dict[str, set[tuple[str, int]]] = {}
+    modules = set()
     for one in values.tensors:
         stack, layer, module = place_of(one.name)
         if layer is None or len(one.shape) != 2:
             if one.name in names:
                 return False
             continue
-        matrices["all"].add(module)
+        modules.add(module)
         if one.name in names:
-            matrices["differing"].add(module)
-            modules.setdefault(module, set()).add((stack, layer))
-    places = list(modules.values())
-    return len(places[0]) > 1 and all(one == places[0] for one in places) and matrices["differing"] < matrices["all"]
+            layers_of.setdefault(module, set()).add((stack, layer))
+    first, *others = layers_of.values()
+    return len(first) > 1 and all(one == first for one in others) and len(layers_of) < len(modules)
 
 
 def _layers(values: Values) -> Iterator[str]:

@@ -13,6 +13,7 @@ from ckptmap.errors import CheckpointError
 from ckptmap.spec import TensorSpec
 from ckptmap.stores.local import state_of
 from ckptmap.values.sources import Bytes, HeldBytes, Side
+from ckptmap.values.workers import Meter
 
 HASHED_AT_ONCE = 1 << 20
 
@@ -95,7 +96,7 @@ def pairs_by_name(left: Side, right: Side) -> Iterator[Work]:
         yield Pair(spec, other, left.bytes_of(name), right.bytes_of(name))
 
 
-def find_equal_files(left: Side, right: Side) -> None:
+def find_equal_files(left: Side, right: Side, meter: Meter) -> None:
     """Hash files of this machine that stand against files of a repo: reading a disk costs less than a network."""
     for here, there in ((left, right), (right, left)):
         hashes: dict[int, list[tuple[str, str]]] = {}
@@ -106,22 +107,25 @@ def find_equal_files(left: Side, right: Side) -> None:
             path = local_path(here.checkpoint, file)
             if path is None or size not in hashes:
                 continue
-            found = {hash_of(path, size, kind) for kind in {listed.partition(":")[0] for _, listed in hashes[size]}}
+            kinds = {listed.partition(":")[0] for _, listed in hashes[size]}
+            found = {hash_of(path, size, kind, meter) for kind in kinds}
             for other, listed in hashes[size]:
                 if listed in found:
                     there.knows(other, state_of(str(path)))
 
 
-def hash_of(path: Path, size: int, kind: str) -> str | None:
+def hash_of(path: Path, size: int, kind: str, meter: Meter) -> str | None:
     """What a Hub would list as the hash of a file of this machine: sha256 of a large one, git's own of a small one."""
     if kind not in ("sha256", "git"):
         return None
     hasher = hashlib.sha256() if kind == "sha256" else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    meter.expect(size)
     memory = bytearray(HASHED_AT_ONCE)
     try:
         with open(path, "rb", buffering=0) as file:
             while count := file.readinto(memory):
                 hasher.update(memoryview(memory)[:count])
+                meter.add(count)
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror}", source=str(path)) from None
     return f"{kind}:{hasher.hexdigest()}"

@@ -211,7 +211,7 @@ class Side:
         """Remember what is found out of a file's content."""
         self._contents[file] = content
 
-    def _held(self, name: str) -> HeldBytes:
+    def _held(self, name: str) -> Bytes:
         tensor = self.checkpoint.load(name)
         if tensor.is_meta:
             raise CheckpointError(
@@ -219,9 +219,11 @@ class Side:
                 source=self.checkpoint.source,
                 where=name,
             )
-        # A conjugated or negated view has other bytes than its values say.
-        plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-        return HeldBytes(buffer_of(plain), plain)
+        if tensor.is_conj() or tensor.is_neg():  # its bytes are not what its values say
+            tensor = tensor.resolve_conj().resolve_neg().cpu().contiguous()
+        if tensor.device.type != "cpu" or not tensor.is_contiguous():
+            return PickedBytes(self.checkpoint, name, fetched=False, content=None)
+        return HeldBytes(buffer_of(tensor), tensor)
 
 
 @contextmanager
@@ -231,19 +233,19 @@ def unchanged(checkpoints: Iterable[Checkpoint]) -> Iterator[None]:
     Raises:
         CheckpointError: One was changed, replaced or removed.
     """
-    before: dict[str, State] = {}
+    before: list[tuple[str, State]] = []
     for checkpoint in checkpoints:
         for file in checkpoint.files:
             store, path = checkpoint._store, local_path(checkpoint, file)
             if path is not None:
                 seen = store.seen(file) if isinstance(store, LocalStore) else None
-                before[str(path)] = seen or state_of(str(path))
+                before.append((str(path), seen or state_of(str(path))))
     _check(before)
     yield
     _check(before)
 
 
-def _check(states: dict[str, State]) -> None:
-    for path, state in states.items():
+def _check(states: Iterable[tuple[str, State]]) -> None:
+    for path, state in states:
         if state_of(path) != state:
             raise changed(path)

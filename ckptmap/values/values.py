@@ -72,6 +72,8 @@ class Prepared:
         left: The left checkpoint.
         right: The right one.
         work: What is compared with what.
+        files: Where files stay open.
+        meter: Where bytes are counted.
         rules: What rules pair and leave alone; None when tensors are compared by name.
     """
 
@@ -79,6 +81,7 @@ class Prepared:
     right: Checkpoint
     work: tuple[Work, ...]
     files: OpenFiles
+    meter: Meter
     rules: Correspondence | None = None
 
     @property
@@ -86,28 +89,29 @@ class Prepared:
         """Bytes of values that a network would bring."""
         return sum(one.fetched for one in self.work)
 
-    def compare(
-        self, *, atol: float | None = None, rtol: float | None = None, progress: Progress | None = None
-    ) -> Values:
+    def compare(self, *, atol: float | None = None, rtol: float | None = None) -> Values:
         """Read the values.
 
         Args:
             atol: How far elements may be apart, and
             rtol: how far as a share of the left element, without being different; None for bits.
-            progress: Told of the bytes read and to read.
 
         Raises:
             CheckpointError: Something cannot be read, or a file changed meanwhile.
             ConvertError: Values stand against the rules.
         """
-        meter = Meter(progress)
         with unchanged((self.left, self.right)), self.files:
-            found = Comparison(atol, rtol, meter).run(self.work)
+            found = Comparison(atol, rtol, self.meter).run(self.work)
         return Values(found, atol, rtol, self.rules.set_aside if self.rules else (), self.fetched)
 
 
 def prepare(
-    left: Checkpoint, right: Checkpoint, *, rules: RulesLike = None, sizes: Mapping[str, int] | None = None
+    left: Checkpoint,
+    right: Checkpoint,
+    *,
+    rules: RulesLike = None,
+    sizes: Mapping[str, int] | None = None,
+    progress: Progress | None = None,
 ) -> Prepared:
     """Find out what must be read to compare two checkpoints; of repos only what is surely equal is known by its hash.
 
@@ -116,6 +120,7 @@ def prepare(
         right: The right one.
         rules: Compare through these rules, in place of by name.
         sizes: Lengths of axes that the rules leave open.
+        progress: Told of the bytes read and to read, now and later.
 
     Raises:
         CheckpointError: Something cannot be read.
@@ -123,12 +128,12 @@ def prepare(
         PlanError: The rules do not fit.
         ConvertError: The rules cannot be run on the left checkpoint.
     """
-    files = OpenFiles()
+    files, meter = OpenFiles(), Meter(progress)
     sides = Side(left, files), Side(right, files)
-    find_equal_files(*sides)
+    find_equal_files(*sides, meter)
     if rules is None:
-        return Prepared(left, right, tuple(pairs_by_name(*sides)), files)
+        return Prepared(left, right, tuple(pairs_by_name(*sides)), files, meter)
     from ckptmap.values.correspondence import pairs_by_rules  # late: it brings the rule language
 
     found = pairs_by_rules(rules, *sides, sizes=sizes)
-    return Prepared(left, right, found.work, files, found)
+    return Prepared(left, right, found.work, files, meter, found)

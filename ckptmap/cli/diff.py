@@ -23,7 +23,6 @@ from ckptmap.cli.common import (
     show_names,
 )
 from ckptmap.cli.progress import Progress
-from ckptmap.cli.progress import Progress
 from ckptmap.diff import Diff, diff
 from ckptmap.errors import ArchitectureError, CheckpointError
 from ckptmap.heads import HeadsReport, architectures, heads

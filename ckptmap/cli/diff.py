@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 from ckptmap.checkpoint import Checkpoint
-from ckptmap.cli.check import read_sizes
 from ckptmap.cli.common import (
     SOURCE_HELP,
     add_choices,
@@ -35,7 +34,7 @@ EXAMPLES = """\
   ckptmap diff FacebookAI/roberta-base '#RobertaForTokenClassification'
   ckptmap diff ./v1 ./v2 --format markdown
   ckptmap diff FacebookAI/roberta-base ./my-finetune --values
-  ckptmap diff FacebookAI/roberta-base mine.safetensors --values --rules roberta.ckptmap
+  ckptmap diff FacebookAI/roberta-base mine.bin --values --rules r.ckptmap
   ckptmap diff last.ckpt ./exported --left-at state_dict
   ckptmap diff org/name org/name --right-variant fp16 -q"""
 
@@ -113,12 +112,20 @@ def _diff(args: argparse.Namespace, left: Checkpoint, right: Checkpoint) -> Diff
             prefix=(old, new) if equals else None,
             values=args.values,
             rules=args.rules,
-            sizes=read_sizes(args.size),
+            sizes=_sizes(args.size),
             atol=args.atol,
             rtol=args.rtol,
             progress=progress,
             before_fetch=announced(yes=args.yes),
         )
+
+
+def _sizes(texts: list[str]) -> dict[str, int]:
+    if not texts:
+        return {}
+    from ckptmap.cli.check import read_sizes  # late: it brings the rule language
+
+    return read_sizes(texts)
 
 
 def _check_flags(args: argparse.Namespace) -> None:

@@ -24,18 +24,13 @@ def run(args: argparse.Namespace) -> int:
     """Print the script; 0."""
     import shtab
 
-    from ckptmap.cli.main import make_parser
+    from ckptmap.cli.main import make_parser, verb_parsers
 
     parser = make_parser([])
-    for verb in _verbs(parser):
+    for verb in verb_parsers(parser).values():
         for action in verb._actions:
             takes_value = action.nargs != 0 and action.choices is None
             if takes_value and action.metavar not in NO_FILES and "=" not in str(action.metavar):
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
     print(shtab.complete(parser, args.shell), end="")
     return 0
-
-
-def _verbs(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
-    (verbs,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    return list(verbs.choices.values())

@@ -51,9 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without × is no reason to fail
     try:
-        args, unknown = make_parser(argv).parse_known_args(argv)
-        if unknown:
-            args.parser.error(_unknown(unknown, args.parser))
+        args = _parsed(sys.argv[1:] if argv is None else argv)
     except SystemExit as end:  # argparse has printed what there is to say
         return end.code if isinstance(end.code, int) else COULD_NOT_TELL
     try:
@@ -83,6 +81,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    parser = make_parser(words)
+    if not words or words[0] not in VERBS:
+        return parser.parse_args(words)
+    verb = verb_parsers(parser)[words[0]]
+    args, unknown = verb.parse_known_intermixed_args(words[1:])  # operands may stand between flags
+    if unknown:
+        verb.error(_unknown(unknown, verb))
+    return args
+
+
 def make_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
     """The parser; when `argv` says which verb is meant, only that verb's module is imported."""
     words = sys.argv[1:] if argv is None else argv
@@ -110,7 +119,7 @@ def make_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
         module.add_arguments(verb)
         verb.usage = f"ckptmap {name} [flags] {_operands(verb)}".rstrip()
         verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        verb.set_defaults(run=module.run, parser=verb)
+        verb.set_defaults(run=module.run)
     return parser
 
 
@@ -122,6 +131,12 @@ def _unknown(words: Sequence[str], parser: argparse.ArgumentParser) -> str:
     near = get_close_matches(words[0].partition("=")[0], flags, 1)
     advice = f"did you mean {near[0]}?" if near else f"see {parser.prog} --help"
     return f"unrecognized arguments: {' '.join(words)}; {advice}"
+
+
+def verb_parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parser of each verb."""
+    (verbs,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(verbs.choices)
 
 
 class _Help(argparse.HelpFormatter):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import json
 import re
@@ -14,21 +13,15 @@ from types import FunctionType
 import pytest
 
 import ckptmap
-from ckptmap.cli.main import VERBS, make_parser
+from ckptmap.cli.main import VERBS, make_parser, verb_parsers
 from tests.building.pages import PAGES, ROOT, blocks, commands, reader, shown_matches
-
-
-def subparsers() -> dict[str, argparse.ArgumentParser]:
-    parser = make_parser()
-    (action,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    return dict(action.choices)
 
 
 def test_every_verb_and_flag_is_documented_and_no_other() -> None:
     page = (ROOT / "docs" / "commands.md").read_text()
     sections = dict(re.findall(r"^## `ckptmap (\w+)[^\n]*`\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
     assert set(sections) == set(VERBS)
-    for verb, parser in subparsers().items():
+    for verb, parser in verb_parsers(make_parser()).items():
         flags = {flag for action in parser._actions for flag in action.option_strings} - {"-h", "--help"}
         documented = set(re.findall(r"`(--?[a-z][a-z-]*)", sections[verb] + page.partition("\n## ")[0]))
         assert flags <= documented, f"{verb}: not in docs/commands.md: {flags - documented}"
@@ -64,7 +57,7 @@ def fields_of(value: object) -> Iterator[str]:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_json_field_is_documented(verb: str, tmp_path: Path) -> None:
-    actions = subparsers()[verb]._actions
+    actions = verb_parsers(make_parser())[verb]._actions
     takes_json = any("--format" in one.option_strings and "json" in (one.choices or ()) for one in actions)
     assert takes_json == (verb in JSON)
     if not takes_json:
@@ -131,7 +124,7 @@ def test_commands_in_recipes_are_commands() -> None:
     found = [line.partition("run: ckptmap ")[2].partition(" >>")[0] for line in lines if "run: ckptmap " in line]
     assert found
     for line in found:
-        make_parser(shlex.split(line)).parse_args(shlex.split(line))
+        assert verb_parsers(make_parser())[line.split()[0]].parse_intermixed_args(shlex.split(line)[1:])
     hooks = (ROOT / ".pre-commit-hooks.yaml").read_text()
     for line in lines:
         if "- id: " in line:

@@ -26,7 +26,7 @@ def test_it_holds(tmp_path: Path, left: str, capsys: pytest.CaptureFixture[str])
     path = rules(tmp_path, "a <-> b : (h d) m <-> (d h) m\nc <-> _\n")
     assert main(["check", path]) == 0
     assert capsys.readouterr().out == "2 rules; no two can meet in one tensor\n"
-    assert main(["check", path, left, "--size", "h=2"]) == 0
+    assert main(["check", path, "--size", "h=2", left]) == 0
     assert "2 left tensors <-> 1 right tensor (computed)" in capsys.readouterr().out
 
 

@@ -9,7 +9,7 @@ from importlib import import_module
 import pytest
 
 from ckptmap.__main__ import main
-from ckptmap.cli.main import VERBS, make_parser
+from ckptmap.cli.main import VERBS, make_parser, verb_parsers
 
 
 @pytest.mark.parametrize("argv", [[], *([verb] for verb in VERBS)], ids=lambda argv: " ".join(argv) or "ckptmap")
@@ -33,7 +33,7 @@ def test_every_example_is_a_command_that_the_verb_takes(verb: str) -> None:
     for example in examples:
         words = shlex.split(re.sub(r" +[#|>].*", "", example))
         assert words[:2] == ["ckptmap", verb]
-        make_parser(words[1:]).parse_args(words[1:])
+        verb_parsers(make_parser())[verb].parse_intermixed_args(words[2:])
 
 
 def test_a_word_that_is_no_verb_is_told_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,3 +41,9 @@ def test_a_word_that_is_no_verb_is_told_with_those_there_are(capsys: pytest.Capt
     err = capsys.readouterr().err
     assert "inspekt" in err
     assert "inspect" in err
+
+
+@pytest.mark.parametrize("line", ["f --back in out -q", "--back -q f in out", "f in out --back -q"])
+def test_flags_may_stand_anywhere(line: str) -> None:
+    args = verb_parsers(make_parser())["convert"].parse_intermixed_args(line.split())
+    assert (args.operands, args.back, args.quiet) == (["f", "in", "out"], True, True)

@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 
 from ckptmap.cli.check import add_operands, read_config_file, read_sides, read_sizes
-from ckptmap.errors import CheckpointError, ConvertError, ExportError
+from ckptmap.cli.common import show_error
+from ckptmap.errors import ConvertError, ExportError
 from ckptmap.exporting import TARGETS, export
-from ckptmap.report.document import printable
 from ckptmap.rules.rules import write_text
 
 EXAMPLES = """\
-  ckptmap export names.ckptmap --to key-mapping my-model/
-  ckptmap export vit.ckptmap --to transformers timm.safetensors -o vit_conversions.py
-  ckptmap export llama.ckptmap --to python meta-llama/Llama-3.2-1B -o convert_llama.py
+  ckptmap export names.ckptmap my-model/ --to key-mapping
+  ckptmap export vit.ckptmap timm.safetensors --to transformers -o vit.py
+  ckptmap export llama.ckptmap meta-llama/Llama-3.2-1B --to python -o llama.py
   ckptmap export llama.ckptmap --to json"""
 
 
@@ -44,13 +44,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         text = export(args.rules, args.to, left, right, sizes=sizes, config=config, back=args.back)
     except ExportError as error:
-        print(f"ckptmap: {printable(str(error))}", file=sys.stderr)
+        show_error(error)
         return 1
     if args.output is None:
         sys.stdout.write(text)
     else:
-        try:
-            write_text(args.output, text)
-        except OSError as error:
-            raise CheckpointError(f"cannot be written: {error.strerror}", source=str(args.output)) from None
+        write_text(args.output, text)
     return 0

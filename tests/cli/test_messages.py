@@ -78,3 +78,12 @@ def test_the_config_beside_a_file_serves_a_class(fixtures: Path, capsys: pytest.
     source = fixtures / "roberta-mlm"
     assert main(["diff", str(source), f"{source / 'model.safetensors'}#RobertaForMaskedLM", "-q"]) == 1
     assert capsys.readouterr().out.splitlines() == ["+ lm_head.decoder.weight", "+ lm_head.decoder.bias"]
+
+
+def test_an_export_that_cannot_be_written_or_said(fixtures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.ckptmap").write_text("ckptmap 1\nroberta.** <-> encoder.**\nclassifier.** <-> _\n")
+    sides = ["a.ckptmap", str(fixtures / "roberta-cls"), "--to", "key-mapping"]
+    assert main(["export", *sides]) == 1
+    assert "\\n" not in capsys.readouterr().err
+    assert main(["export", *sides[:2], "--to", "python", "-o", "nowhere/x.py"]) == 2
+    assert "nowhere/x.py: cannot be written: No such file or directory" in capsys.readouterr().err

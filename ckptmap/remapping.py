@@ -41,7 +41,8 @@ class Remap:
     """What is known of two architectures' correspondence.
 
     Attributes:
-        rules: The decided rules, and nothing but them; none if they failed their proof.
+        rules: The decided rules, and nothing but them; none if they failed their proof. What running showed to
+            have no counterpart has a line too, `x <-> _`.
         undecided: What stays open, each with the question that would decide it.
         left_only: Left tensors without a counterpart, with the reason.
         right_only: Right tensors without a counterpart, with the reason.
@@ -165,6 +166,7 @@ def _by_modules(
 ) -> Remap:
     from ckptmap.infer.by_modules import by_modules, learnt_elsewhere
     from ckptmap.infer.guessed_inputs import guessed_calls
+    from ckptmap.infer.homeless import with_homeless
     from ckptmap.infer.inputs import call_with
     from ckptmap.infer.on_disk import as_saved
     from ckptmap.infer.probe_runs import Subject
@@ -219,7 +221,8 @@ def _by_modules(
     saved, carried, reasons = as_saved(sides, found, evidence)
     if saved != sides:
         answer = _answer(saved, carried, reasons, silent)
-    return replace(answer, verification=proof)
+    rules = with_homeless(answer.rules, saved[0].shapes, saved[1].shapes, answer.left_only, answer.right_only)
+    return replace(answer, rules=rules, verification=proof)
 
 
 def _disproven(answer: Remap, proof: Verification, sides: tuple[Operand, Operand]) -> Remap:

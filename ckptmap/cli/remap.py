@@ -101,7 +101,7 @@ def given_inputs(args: argparse.Namespace) -> tuple[Inputs, Inputs] | None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Find rules; 0 when all is decided and no proof failed, 1 otherwise."""
+    """Find rules; 0 when all is decided and proven, 1 otherwise."""
     from ckptmap.infer.operands import is_callable_name
 
     with Progress("Building"):
@@ -135,10 +135,11 @@ def run(args: argparse.Namespace) -> int:
         print(f"\n```\n{answer.unproven or answer.draft or answer.rules}```")
     else:
         _show(answer, args)
-    done = not answer.undecided and answer.unproven is None
+    proven = args.no_verify or (answer.verification is not None and answer.verification.passed)
+    done = bool(answer.evidence) and proven and not answer.undecided
     if args.save is not None and answer.unproven is None:
         _save(answer, args.left.partition("#")[0], args.save)
-        print(f"{args.save}: written{'' if done else ', without what stays open'}", file=sys.stderr)
+        print(f"{args.save}: written{', without what stays open' if answer.undecided else ''}", file=sys.stderr)
     return 0 if done else 1
 
 

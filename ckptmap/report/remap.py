@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ckptmap.report.document import Document, Section, count_text
+from ckptmap.rules.names import NamePattern
+from ckptmap.rules.rules import Rule
 
 if TYPE_CHECKING:
     from ckptmap.infer.proof import Verification
@@ -45,11 +47,16 @@ def remap_verdict(answer: Remap) -> str:
 
 def remap_counts(answer: Remap) -> Iterator[str]:
     """How much is decided, how much guessed."""
-    rules = len(answer.rules.rules)
+    rules = sum(_links(one) for one in answer.rules.rules)
     yield f"{count_text(len(answer.evidence), 'tensor')} of the right decided by {count_text(rules, 'rule')}"
     if answer.draft is not None:
-        guesses = len(answer.draft.rules) - rules
+        guesses = sum(one.mark == "guess" for one in answer.draft.rules)
         yield f"{guesses:,} more are guesses, marked so: confirm each with --pin, or delete the word `guess`"
+
+
+def _links(rule: Rule) -> bool:
+    """Whether it names tensors of both sides, in place of saying that some have no home."""
+    return all(any(isinstance(term, NamePattern) for term in side) for side in (rule.left, rule.right))
 
 
 def remap_document(answer: Remap, *, why: bool = False) -> Document:

@@ -360,7 +360,8 @@ def test_files_and_shards_are_compared_from_the_command_line(
     text = capsys.readouterr().out
     assert text.startswith("proven by values: ")
     assert "  net.embeddings.word_embeddings.weight: equal values\n" in text
-    assert main(["remap", sharded, str(mine), "--no-values"]) == 0
+    assert main(["remap", sharded, str(mine), "--no-values"]) == 1
+    assert main(["remap", sharded, str(mine), "--no-values", "--no-verify"]) == 0
     assert "not proven" in capsys.readouterr().out
     assert main(["remap", sharded, str(mine), "--save", str(tmp_path / "saved.safetensors")]) == 0
     saved = load_file(tmp_path / "saved.safetensors")

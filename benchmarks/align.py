@@ -1,6 +1,6 @@
 """How many tensors of real architectures `ckptmap.remap` gets right, wrong, or leaves open; and what peers get.
 
-    python benchmarks/align.py --cases DIR [--builders DIR] [--mode names|modules|both] [--exact] [--out DIR] [CASE …]
+    python benchmarks/align.py --cases DIR [--builders DIR] [--mode names|modules|values|both] [--exact] [CASE …]
 
 DIR holds cases with third-party truth (`<id>.json`); its parent folder has `score.py` and `harness.py`. Builders are
 Python files that build both models. Every case runs in a process of its own; one that crashes counts as left open.
@@ -45,7 +45,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cases", type=Path, required=True)
     parser.add_argument("--builders", type=Path)
-    parser.add_argument("--mode", choices=("names", "modules", "both"), default="both")
+    parser.add_argument("--mode", choices=("names", "modules", "values", "both"), default="both")
     parser.add_argument("--exact", action="store_true", help="compare every element, not only sources and operations")
     parser.add_argument("--out", type=Path, help="keep predictions there, in a folder for each mode if there are two")
     parser.add_argument("--peers", action="store_true", help="score peers that match names and shapes, too")
@@ -75,7 +75,7 @@ def run_mode(mode: str, out: Path, args: argparse.Namespace) -> int:
     score = module_of(args.cases.parent / "score.py")
     out.mkdir(parents=True, exist_ok=True)
     ids = case_ids(args)
-    if mode == "modules":
+    if mode != "names":
         ids = [one for one in ids if (args.builders / f"{one}.py").is_file()]
     if args.exact:
         ids = [one for one in ids if not one.startswith("full_")]
@@ -145,7 +145,8 @@ def predict(mode: str, one: str, target: Path, args: argparse.Namespace) -> None
 
     case = json.loads((args.cases / f"{one}.json").read_text())
     score = module_of(args.cases.parent / "score.py")
-    found = remap_modules(one, args) if mode == "modules" else remap_names(case)
+    remap = {"modules": remap_modules, "values": remap_values}.get(mode)
+    found = remap(one, args) if remap else remap_names(case)
     if not args.exact:
         target.write_text(json.dumps(operations(found, case)))
         return
@@ -170,12 +171,31 @@ def remap_names(case: Mapping[str, Any]) -> Any:
     return ckptmap.remap(*sides)
 
 
+def built(one: str, args: argparse.Namespace) -> Any:
+    """The builder of a case."""
+    sys.path[:0] = [str(args.builders.parent), str(args.cases.parent), str(args.builders)]
+    return module_of(args.builders / f"{one}.py")
+
+
+def remap_values(one: str, args: argparse.Namespace) -> Any:
+    """What equal weights tell: random ones of the left, and what the authors' own converter makes of them."""
+    import torch
+
+    import ckptmap
+
+    builder = built(one, args)
+    state = builder.source().state_dict()
+    torch.manual_seed(3)
+    state = {name: torch.randn(t.shape) if t.is_floating_point() else t.clone() for name, t in state.items()}
+    made = builder.convert({name: tensor.clone() for name, tensor in state.items()})
+    return ckptmap.remap(state, {name: tensor.detach().clone() for name, tensor in made.items()})
+
+
 def remap_modules(one: str, args: argparse.Namespace) -> Any:
     """What running both models tells."""
     import ckptmap
 
-    sys.path[:0] = [str(args.builders.parent), str(args.cases.parent), str(args.builders)]
-    builder = module_of(args.builders / f"{one}.py")
+    builder = built(one, args)
     left, right = builder.source().eval(), builder.target().eval()
     if not hasattr(builder, "inputs"):
         return ckptmap.remap(left, right)

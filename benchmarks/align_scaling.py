@@ -1,4 +1,4 @@
-"""How long `ckptmap.remap` takes as models grow: names alone, and models that are run.
+"""How long `ckptmap.remap` takes as models grow: names alone, values in files, and models that are run.
 
     python benchmarks/align_scaling.py
 
@@ -10,16 +10,31 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
-SIZES = ("2 layers", "12 layers", "32 layers", "80 layers", "80 layers, run", "32 x 64 experts", "61 x 256 experts")
+SIZES = (
+    "2 layers",
+    "12 layers",
+    "32 layers",
+    "80 layers",
+    "80 layers, run",
+    "32 x 64 experts",
+    "61 x 256 experts",
+    "4 layers, values",
+)
 
 
 def main() -> int:
     """Print a row for each size."""
+    if len(sys.argv) > 2:
+        write(int(sys.argv[1]), Path(sys.argv[2]))
+        return 0
     if len(sys.argv) > 1:
-        one(sys.argv[1])
+        with tempfile.TemporaryDirectory() as folder:
+            one(sys.argv[1], Path(folder))
         return 0
     print("| size | tensors | seconds | peak MiB |\n| --- | ---: | ---: | ---: |")
     for size in SIZES:
@@ -27,16 +42,21 @@ def main() -> int:
     return 0
 
 
-def one(size: str) -> None:
+def one(size: str, folder: Path) -> None:
     """Measure one size and print its row."""
     import ckptmap
     import ckptmap.infer.by_modules
-    import ckptmap.infer.by_names
-    import ckptmap.infer.on_disk
-    import ckptmap.infer.pins
+    import ckptmap.infer.not_run
     import ckptmap.infer.proof  # so that none of them is imported on the clock
 
-    sides: tuple[Any, Any] = models(int(size.split()[0])) if size.endswith("run") else named(size)
+    layers = int(size.split()[0])
+    sides: tuple[Any, Any]
+    if size.endswith("values"):
+        # Written by another process: its memory is not what is measured.
+        subprocess.run([sys.executable, __file__, str(layers), str(folder)], check=True)
+        sides = folder / "left.safetensors", folder / "right.safetensors"
+    else:
+        sides = models(layers) if size.endswith("run") else named(size)
     start = time.perf_counter()
     found = ckptmap.remap(*sides)
     seconds = time.perf_counter() - start
@@ -72,6 +92,40 @@ def named(size: str) -> tuple[dict[str, Any], dict[str, Any]]:
     ours["lm_head.weight"] = theirs["output.weight"] = (128256, 8192)
     specs = ({name: TensorSpec(name, shape, "BF16") for name, shape in side.items()} for side in (ours, theirs))
     return next(specs), next(specs)
+
+
+def write(layers: int, folder: Path) -> None:
+    """A Llama of 7B width in BF16 by both names, rotary rows in halves on the left and in pairs on the right."""
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    width, hidden, heads, vocabulary = 4096, 11008, 32, 32000
+    both: list[tuple[str, str, torch.Tensor]] = []
+
+    def add(ours: str, theirs: str, *shape: int) -> None:
+        both.append((ours, theirs, (torch.randn(shape) * 0.02).bfloat16()))
+
+    add("model.embed_tokens.weight", "tok_embeddings.weight", vocabulary, width)
+    for n in range(layers):
+        a, b = f"model.layers.{n}", f"layers.{n}"
+        for part in "qkvo":
+            add(f"{a}.self_attn.{part}_proj.weight", f"{b}.attention.w{part}.weight", width, width)
+        add(f"{a}.mlp.gate_proj.weight", f"{b}.feed_forward.w1.weight", hidden, width)
+        add(f"{a}.mlp.up_proj.weight", f"{b}.feed_forward.w3.weight", hidden, width)
+        add(f"{a}.mlp.down_proj.weight", f"{b}.feed_forward.w2.weight", width, hidden)
+        add(f"{a}.input_layernorm.weight", f"{b}.attention_norm.weight", width)
+        add(f"{a}.post_attention_layernorm.weight", f"{b}.ffn_norm.weight", width)
+    add("model.norm.weight", "norm.weight", width)
+    add("lm_head.weight", "output.weight", vocabulary, width)
+    save_file({ours: tensor for ours, _, tensor in both}, folder / "left.safetensors")
+    turned = {
+        theirs: tensor.view(heads, 2, -1, width).transpose(1, 2).reshape(width, width)
+        if theirs[-9:-7] in ("wq", "wk")
+        else tensor
+        for _, theirs, tensor in both
+    }
+    save_file(turned, folder / "right.safetensors")
 
 
 def models(layers: int) -> tuple[Any, Any]:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from ckptmap.checkpoint import Checkpoint as Checkpoint
 from ckptmap.checkpoint import open_checkpoint as open_checkpoint
-from ckptmap.conversion.convert import convert as convert
-from ckptmap.conversion.convert import load_into as load_into
 from ckptmap.diff import Diff as Diff
 from ckptmap.diff import diff as diff
 from ckptmap.errors import ArchitectureError as ArchitectureError
 from ckptmap.errors import CheckpointError as CheckpointError
 from ckptmap.errors import CkptmapError as CkptmapError
 from ckptmap.errors import ConvertError as ConvertError
+from ckptmap.errors import ExportError as ExportError
 from ckptmap.errors import PlanError as PlanError
 from ckptmap.errors import RuleError as RuleError
 from ckptmap.heads import HeadReport as HeadReport
@@ -26,9 +25,12 @@ from ckptmap.spec import TensorSpec as TensorSpec
 if TYPE_CHECKING:
     from ckptmap.conversion.convert import convert as convert
     from ckptmap.conversion.loading import load_into as load_into
+    from ckptmap.exporting import export as export
     from ckptmap.remapping import Remap as Remap
     from ckptmap.remapping import remap as remap
     from ckptmap.rules.rules import Rules as Rules
+    from ckptmap.values.digest import digest as digest
+    from ckptmap.values.examine import examine as examine
     from ckptmap.verifying import verify as verify
 
 __version__ = "0.1.0"
@@ -36,10 +38,13 @@ __version__ = "0.1.0"
 # Names whose modules are imported when they are first asked for: `inspect` and `diff` do without them.
 _LATE = {
     "convert": "ckptmap.conversion.convert",
+    "export": "ckptmap.exporting",
     "load_into": "ckptmap.conversion.loading",
     "Remap": "ckptmap.remapping",
     "remap": "ckptmap.remapping",
     "Rules": "ckptmap.rules.rules",
+    "digest": "ckptmap.values.digest",
+    "examine": "ckptmap.values.examine",
     "verify": "ckptmap.verifying",
 }
 

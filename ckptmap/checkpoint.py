@@ -8,6 +8,8 @@ import os
 from collections import Counter
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from contextlib import contextmanager
+from copy import copy
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -118,6 +120,31 @@ class Checkpoint(Mapping[str, TensorSpec]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def with_prefix(self, old: str, new: str) -> Checkpoint:
+        """The same checkpoint, its names that start with `old` starting with `new` instead; other names stay.
+
+        Raises:
+            CheckpointError: No name starts so, or two names would become one.
+        """
+        names = {name: new + name[len(old) :] if name.startswith(old) else name for name in self}
+        if self and not any(name.startswith(old) for name in self):
+            raise CheckpointError(f"no name starts with {old!r}; the first is {next(iter(self))!r}", source=self.source)
+        if len(set(names.values())) < len(names):
+            raise CheckpointError(f"with {new!r} in place of {old!r}, two names would be one", source=self.source)
+        before, own = {after: name for name, after in names.items()}, self._contents
+        made = copy(self)
+        made._tensors = {after: replace(self._tensors[name], name=after) for name, after in names.items()}
+        made._live = None if self._live is None else {after: self._live[name] for name, after in names.items()}
+        made._contents = replace(
+            own,
+            tensors=made._tensors,
+            files={after: own.files[name] for name, after in names.items() if name in own.files},
+            locate=lambda name: own.locate(before[name]),
+        )
+        made.ties = tuple(tuple(names[name] for name in group) for group in self.ties)
+        made.source = f"{self.source} ({new!r} in place of {old!r})"
+        return made
 
     def check_filter(self) -> None:
         """Refuse to go on with nothing.
@@ -231,7 +258,7 @@ def read_config(source: str, *, revision: str | None = None, subfolder: str | No
     """What the config.json of a folder or repo says, weights or not; None where there is none.
 
     Args:
-        source: A config file, a folder, or a Hub repo, as `open_checkpoint` takes them.
+        source: A config file, a file beside it, a folder, or a Hub repo, as `open_checkpoint` takes them.
         revision: Branch, tag or commit of a Hub repo.
         subfolder: Folder in the repo or folder.
 
@@ -239,8 +266,8 @@ def read_config(source: str, *, revision: str | None = None, subfolder: str | No
         CheckpointError: The source cannot be found, or its config is not a JSON object.
     """
     path = Path(source)
-    if path.is_file() and path.suffix == ".json":
-        return _config_in(LocalStore(path.parent), path.name)
+    if path.is_file():
+        return _config_in(LocalStore(path.parent), path.name if path.suffix == ".json" else CONFIG)
     return _config_in(locate_store(source, revision=revision, subfolder=subfolder))
 
 

@@ -1,14 +1,20 @@
-"""Two inventories side by side: which names, shapes and dtypes differ."""
+"""Two checkpoints side by side: which names, shapes and dtypes differ and, when asked for, which values."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
+from typing import TYPE_CHECKING
 
 from ckptmap.checkpoint import Checkpoint, Source, open_checkpoint
 from ckptmap.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from ckptmap.conversion.stamp import RulesLike
+    from ckptmap.values.values import BeforeFetch, Prepared, Values
+    from ckptmap.values.workers import Progress
 
 MAX_PREFIX_SEGMENTS = 3
 MAX_PREFIXES = 8
@@ -36,7 +42,10 @@ class PrefixChange:
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """What differs between two checkpoints by name, shape and dtype; true when anything does.
+    """What differs between two checkpoints; true when anything does.
+
+    When values are compared within a tolerance, another dtype alone is no difference. Compared through rules, a name is
+    the right side's, and the left spec is what the rules make of the left side.
 
     Attributes:
         only_left: Names that the right side lacks, in the left side's order.
@@ -49,6 +58,7 @@ class Diff:
         left_out: How many tensors could not be compared, as a side left them out (sparse, quantized, …).
         left: The left checkpoint.
         right: The right checkpoint.
+        values: What is known of the values; None when they were not compared.
     """
 
     only_left: tuple[str, ...]
@@ -62,13 +72,18 @@ class Diff:
     left: Checkpoint = field(repr=False, compare=False)
     right: Checkpoint = field(repr=False, compare=False)
 
+    values: Values | None = field(default=None, compare=False)
+
     def __bool__(self) -> bool:
-        return bool(self.only_left or self.only_right or self.shape_differs or self.dtype_differs)
+        tolerant = self.values is not None and self.values.has_tolerance
+        names_differ = self.only_left or self.only_right or self.shape_differs
+        return bool(names_differ or (self.dtype_differs and not tolerant) or self.values)
 
     def __str__(self) -> str:
         left_out = f"; {_tensors(self.left_out)} left out could not be compared" if self.left_out else ""
-        if not self:
-            return f"{_all_agree(len(self.same))}{left_out}"
+        values = "" if self.values is None else f"; {self.values}"
+        if not (self.only_left or self.only_right or self.shape_differs or self.dtype_differs):
+            return f"{_all_agree(len(self.same))}{left_out}{values}"
         differing = len({pair.name for pair in (*self.shape_differs, *self.dtype_differs)})
         counts = f"{len(self.shape_differs):,} in shape, {len(self.dtype_differs):,} in dtype"
         return (
@@ -76,24 +91,62 @@ class Diff:
             f"{len(self.only_right):,} only right, {differing:,} differ"
             + (f" ({counts})" if differing else "")
             + left_out
+            + values
         )
 
 
-def diff(left: Source | Checkpoint, right: Source | Checkpoint) -> Diff:
-    """Compare two checkpoints by name, shape and dtype, from their headers.
+def diff(
+    left: Source | Checkpoint,
+    right: Source | Checkpoint,
+    *,
+    prefix: tuple[str, str] | None = None,
+    values: bool = False,
+    rules: RulesLike = None,
+    sizes: Mapping[str, int] | None = None,
+    atol: float | None = None,
+    rtol: float | None = None,
+    progress: Progress | None = None,
+    before_fetch: BeforeFetch | None = None,
+) -> Diff:
+    """Compare two checkpoints by name, shape and dtype, from their headers; with `values`, bit by bit too.
 
     Args:
         left: A checkpoint, or anything that `open_checkpoint` opens.
         right: The same.
+        prefix: Left names that start with the first text are compared as if they started with the second.
+        values: Compare values: read both sides, and measure what has other bits.
+        rules: Compare values through these rules, from left to right, in place of by name.
+        sizes: Lengths of axes that the rules leave open.
+        atol: How far apart elements may be, and
+        rtol: how far as a share of the left element, without being different; by default every bit counts.
+        progress: Told of the bytes read and to read.
+        before_fetch: Told of the bytes of values that will come over a network; it may raise.
 
     Raises:
-        CheckpointError: One of them cannot be opened, or filters left nothing of both.
+        CheckpointError: One of them cannot be read, filters left nothing of both, or a file changed meanwhile.
+        RuleError: The rule file is wrong.
+        PlanError: The rules do not fit.
+        ConvertError: The rules cannot be run on the left side.
     """
     left = left if isinstance(left, Checkpoint) else open_checkpoint(left)
     right = right if isinstance(right, Checkpoint) else open_checkpoint(right)
     if not left and not right:
         left.check_filter()
         right.check_filter()
+    if prefix is not None:
+        left = left.with_prefix(*prefix)
+    if not values:
+        return _by_name(left, right)
+    from ckptmap.values.values import prepare  # late: names are compared without
+
+    prepared = prepare(left, right, rules=rules, sizes=sizes, progress=progress)
+    found = _by_name(left, right) if prepared.rules is None else _by_rules(prepared)
+    if before_fetch is not None and prepared.fetched:
+        before_fetch(prepared.fetched)
+    return replace(found, values=prepared.compare(atol=atol, rtol=rtol))
+
+
+def _by_name(left: Checkpoint, right: Checkpoint) -> Diff:
     both = [Pair(name, spec, right[name]) for name, spec in left.items() if name in right]
     only_left = {name: spec.shape for name, spec in left.items() if name not in right}
     only_right = {name: spec.shape for name, spec in right.items() if name not in left}
@@ -112,6 +165,25 @@ def diff(left: Source | Checkpoint, right: Source | Checkpoint) -> Diff:
         left_out=left.left_out + right.left_out,
         left=left,
         right=right,
+    )
+
+
+def _by_rules(prepared: Prepared) -> Diff:
+    """The same when rules say which tensors belong together."""
+    found = prepared.rules
+    assert found is not None
+    pairs = [Pair(other.name, spec, other) for work in found.work for spec, other in work.specs]
+    return Diff(
+        found.only_left,
+        found.only_right,
+        shape_differs=(),
+        dtype_differs=tuple(pair for pair in pairs if pair.left.dtype != pair.right.dtype),
+        same=tuple(pair.name for pair in pairs if pair.left.dtype == pair.right.dtype),
+        prefix=None,
+        tied=(),
+        left_out=prepared.left.left_out + prepared.right.left_out,
+        left=prepared.left,
+        right=prepared.right,
     )
 
 

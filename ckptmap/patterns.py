@@ -47,9 +47,9 @@ def group(names: Iterable[str], traits: Mapping[str, Hashable] | None = None) ->
     rows: dict[tuple[tuple[str | None, ...], Hashable], dict[tuple[str, ...], None]] = {}
     for name in names:
         segments = name.split(".")
-        template = tuple(None if _is_index(word) else word for word in segments)
+        template = tuple(None if is_index(word) else word for word in segments)
         key = (template, traits[name] if traits else None)
-        rows.setdefault(key, {})[tuple(word for word in segments if _is_index(word))] = None
+        rows.setdefault(key, {})[tuple(word for word in segments if is_index(word))] = None
     patterns: list[tuple[Hashable, tuple[Choice, ...]]] = []
     for (template, trait), indices in rows.items():
         for grid in _grids(list(indices)):
@@ -58,7 +58,8 @@ def group(names: Iterable[str], traits: Mapping[str, Hashable] | None = None) ->
     return [Pattern(segments) for _, segments in _merge_siblings(patterns)]
 
 
-def _is_index(word: str) -> bool:
+def is_index(word: str) -> bool:
+    """Whether a segment of a name is a number."""
     # "07" is not an index: it would not come back from the number 7. Nor is a number longer than any count.
     return len(word) <= 18 and word.isascii() and word.isdigit() and (word == "0" or word[0] != "0")
 
@@ -87,7 +88,7 @@ def _merge_siblings(patterns: list[tuple[Hashable, tuple[Choice, ...]]]) -> list
         merged: dict[tuple[Hashable, ...], tuple[Hashable, list[Choice], int, dict[str, None]]] = {}
         for trait, segments in patterns:
             place = len(segments) - from_end
-            if place < 0 or _is_index(segments[place][0]):
+            if place < 0 or is_index(segments[place][0]):
                 key: tuple[Hashable, ...] = (trait, segments)
                 merged[key] = (trait, list(segments), -1, {})
                 continue
@@ -105,7 +106,7 @@ def _merge_siblings(patterns: list[tuple[Hashable, tuple[Choice, ...]]]) -> list
 def _spell(choice: Choice) -> str:
     if len(choice) == 1:
         return _literal(choice[0])
-    if not _is_index(choice[0]):
+    if not is_index(choice[0]):
         return "{" + ",".join(map(_literal, choice)) + "}"
     runs: list[list[int]] = []
     for number in map(int, choice):

@@ -10,7 +10,7 @@ from ckptmap.errors import ArchitectureError, PlanError
 from ckptmap.infer.compile import compile_rules, elements_of
 from ckptmap.infer.findings import Open, Unmatched
 from ckptmap.infer.operands import Operand, operand
-from ckptmap.infer.unstack import whole_name
+from ckptmap.infer.pins import PINNED
 from ckptmap.rules.plan import bind, collector_paused
 from ckptmap.rules.rules import LANGUAGE, Rules
 
@@ -34,7 +34,6 @@ MOST_ELEMENTS = 24_000_000
 """Larger models are not run: all elements are held several times over in float64."""
 
 PROBED = "equal outputs and derivatives when both models are filled alike"
-PINNED = "told by a pin"
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,13 @@ class Remap:
     """What is known of two architectures' correspondence.
 
     Attributes:
-        rules: The decided rules, and nothing but them; none if they failed their proof.
+        rules: The decided rules, and nothing but them; none if they failed their proof. What running showed to
+            have no counterpart has a line too, `x <-> _`.
         undecided: What stays open, each with the question that would decide it.
         left_only: Left tensors without a counterpart, with the reason.
         right_only: Right tensors without a counterpart, with the reason.
         evidence: For each right tensor that the rules give, why.
-        verification: The proof; None when it was not asked for or there was nothing to run.
+        verification: The proof; None when it was not asked for, or there was nothing to run and no values were equal.
         unproven: Rules that failed their proof; at least one of them is wrong.
         draft: The decided rules together with guesses, which are marked so; None if nothing is guessed.
         note: Why models were not run, if they were not.
@@ -72,11 +72,13 @@ def remap(
     inputs: tuple[Inputs, Inputs] | None = None,
     verify: bool = True,
     layers: str | None = None,
+    values: bool | None = None,
 ) -> Remap:
     """Find which tensor of the right is which of the left, as rules that read both ways.
 
-    Two models that can be run are matched by what they compute; for anything else there are names and shapes, and what
-    these cannot see (an order of rows, the transpose of a square matrix) stays a guess.
+    Two models that can be run are matched by what they compute, two checkpoints by the values they hold as far as these
+    are equal. For the rest there are names and shapes, and what these cannot see (an order of rows, the transpose of a
+    square matrix) stays a guess.
 
     Args:
         left: A model, `module:callable` that builds one, `org/name#Class`, a checkpoint, or names with their specs.
@@ -86,14 +88,18 @@ def remap(
             module; both must mean the same input. Left out, usual inputs are tried.
         verify: Whether to run both models on converted weights.
         layers: Where one side has more layers, which of them are meant: `first 6`, `last 6`, `0,2,4`.
+        values: Whether to compare the values that two checkpoints or state dicts hold; by default if all of them are on
+            this machine. What is equal is decided by that, and proven bit by bit.
 
     Raises:
-        ArchitectureError: A model cannot be built or run, or the two compute nothing in common.
+        ArchitectureError: A model cannot be built or run, or the two compute nothing in common; or values are
+            asked for where there are none.
         PlanError: A hint does not fit, or contradicts what was found.
         RuleError: A hint is no rule.
         CheckpointError: A checkpoint cannot be read.
     """
     sides = operand(left, "left"), operand(right, "right")
+    compared = _are_compared(sides, values)
     note = _why_not_run(sides) or (
         "layers are chosen: the models do not compute the same" if layers is not None else ""
     )
@@ -105,7 +111,10 @@ def remap(
     if inputs is not None:
         raise ArchitectureError(f"inputs are given, and nothing can be run on them: {note}")
     with collector_paused():
-        return replace(_by_names(sides, hints or (), layers), note=note)
+        found = _not_run(sides, hints or (), layers, values=compared)
+        if compared:
+            note = "values were compared" + ("" if found.verification else ", and decide nothing")
+        return replace(found, note=note)
 
 
 def _why_not_run(sides: tuple[Operand, Operand]) -> str:
@@ -124,42 +133,32 @@ def _why_not_run(sides: tuple[Operand, Operand]) -> str:
     return ""
 
 
-def _by_names(sides: tuple[Operand, Operand], hints: Sequence[str], layers: str | None) -> Remap:
-    from ckptmap.infer.by_names import by_names
-    from ckptmap.infer.compile import compile_written, without_guesses
-    from ckptmap.infer.on_disk import on_disk
-    from ckptmap.infer.pins import bound_hints
+def _not_run(sides: tuple[Operand, Operand], hints: Sequence[str], layers: str | None, *, values: bool) -> Remap:
+    from ckptmap.infer.compile import without_guesses
+    from ckptmap.infer.not_run import not_run
 
-    saved = [on_disk(side) if side.saved_as else None for side in sides]
-    left, right = (side if disk is None else disk.operand for side, disk in zip(sides, saved, strict=True))
-    told = bound_hints(hints, left.shapes, right.shapes)
-    pinned = list(dict.fromkeys(written for hint in told for written in hint.equations))
-    taken = frozenset(left.ties), frozenset(right.ties)
-    done = (
-        taken[0] | {name for one in pinned for name in one.left},
-        taken[1] | {name for one in pinned for name in one.right},
-    )
-    seen = by_names(left.shapes, right.shapes, known=done, pinned=pinned, layers=layers)
-    decided = [*pinned, *(one.written for one in seen.named if not one.question)]
-    guesses = [one.written for one in seen.named if one.question]
-    ties = [
-        (side, first, second)
-        for side, one in (("left", left), ("right", right))
-        for second, first in one.ties.items()
-        if any(first in (*said.left, *said.right) for said in (*decided, *guesses))
-    ]
-    labels = left.label, right.label
-    draft = compile_written(decided, left.shapes, right.shapes, guesses, labels=labels, ties=ties)
-    evidence = {name: PINNED for one in pinned for name in one.right}
-    evidence |= {whole_name(name): one.evidence for one in seen.named if not one.question for name in one.written.right}
+    found = not_run(sides, hints, layers, values=values)
+    guessed = any(one.question for one in found.seen.named)
     return Remap(
-        without_guesses(draft) if guesses else draft,
-        tuple(seen.open),
-        tuple(seen.left),
-        tuple(seen.right),
-        {name: evidence[name] for name in right.shapes if name in evidence},
-        draft=draft if guesses else None,
+        without_guesses(found.draft) if guessed else found.draft,
+        tuple(found.seen.open),
+        tuple(found.seen.left),
+        tuple(found.seen.right),
+        found.evidence,
+        found.verification,
+        draft=found.draft if guessed else None,
     )
+
+
+def _are_compared(sides: tuple[Operand, Operand], values: bool | None) -> bool:
+    """Whether values are looked at: if asked for, else if they are on this machine on both sides."""
+    for side in sides if values else ():
+        if side.stored is None:
+            raise ArchitectureError(
+                f"{side.label}: values are compared between checkpoints and state dicts that hold them; give one on "
+                "both sides (of a model its state_dict())"
+            )
+    return values if values is not None else all(side.local for side in sides)
 
 
 def _by_modules(
@@ -167,6 +166,7 @@ def _by_modules(
 ) -> Remap:
     from ckptmap.infer.by_modules import by_modules, learnt_elsewhere
     from ckptmap.infer.guessed_inputs import guessed_calls
+    from ckptmap.infer.homeless import with_homeless
     from ckptmap.infer.inputs import call_with
     from ckptmap.infer.on_disk import as_saved
     from ckptmap.infer.probe_runs import Subject
@@ -221,7 +221,8 @@ def _by_modules(
     saved, carried, reasons = as_saved(sides, found, evidence)
     if saved != sides:
         answer = _answer(saved, carried, reasons, silent)
-    return replace(answer, verification=proof)
+    rules = with_homeless(answer.rules, saved[0].shapes, saved[1].shapes, answer.left_only, answer.right_only)
+    return replace(answer, rules=rules, verification=proof)
 
 
 def _disproven(answer: Remap, proof: Verification, sides: tuple[Operand, Operand]) -> Remap:

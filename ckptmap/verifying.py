@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ckptmap.errors import ArchitectureError, PlanError
 from ckptmap.infer.compile import compile_rules, elements_of
@@ -31,6 +32,7 @@ def verify(
     *,
     inputs: tuple[Inputs, Inputs] | None = None,
     values: bool = False,
+    sizes: Mapping[str, int] | None = None,
 ) -> Verification:
     """Convert weights by rules, run both models on them, compare their outputs, and convert the weights back.
 
@@ -43,6 +45,7 @@ def verify(
         inputs: For each model what to run it on: keyword arguments, positional ones, or a callable that takes the
             module; both must mean the same input. Left out, usual inputs are tried.
         values: Whether to convert the weights that the left has, in place of random ones.
+        sizes: Lengths of axes that shapes do not tell. `config.KEY` is looked up in the config of a transformers model.
 
     Raises:
         ArchitectureError: A side is no model that can be run.
@@ -66,7 +69,7 @@ def verify(
             )
     ours, theirs = sides[0].module, sides[1].module
     assert ours is not None and theirs is not None
-    found = _elements(file, sides)
+    found = _elements(file, sides, sizes or {})
     labels = sides[0].label, sides[1].label
     calls = guessed_calls(ours, theirs, labels) if inputs is None else (call_with(inputs[0]), call_with(inputs[1]))
     with one_thread():
@@ -77,14 +80,22 @@ def verify(
         return prove(made, *subjects, compared, values=values)
 
 
-def _elements(rules: Rules, sides: tuple[Operand, Operand]) -> Elements:
+def _elements(rules: Rules, sides: tuple[Operand, Operand], sizes: Mapping[str, int]) -> Elements:
     """Which element of the left model stands where in the right one, by rules for their names or their checkpoints'."""
     from ckptmap.infer.on_disk import on_disk
 
     saved = [on_disk(side) if side.saved_as else None for side in sides]
     shapes = [side.shapes if disk is None else disk.operand.shapes for side, disk in zip(sides, saved, strict=True)]
-    plan = bind(rules, shapes[0], shapes[1], partial=True)
-    _check_all_fit(rules, plan)
+    config = _config(sides)
+    plan = bind(rules, shapes[0], shapes[1], config=config, sizes=sizes, partial=True)
+    if misfit := _misfit(rules, plan):
+        line, problem = misfit
+        try:
+            bind(rules, shapes[0], shapes[1], config=config, sizes=sizes)
+        except PlanError as error:
+            because = tuple(text for text in error.problems if re.search(rf":{line}:|^line {line}:", text))
+            raise PlanError(because or (problem,)) from None
+        raise PlanError((problem,))
     found = elements_of(plan, shapes[0], shapes[1])
     if saved[0] is not None:
         found = saved[0].in_memory_left(found)
@@ -93,16 +104,25 @@ def _elements(rules: Rules, sides: tuple[Operand, Operand]) -> Elements:
     return {name: array for name, array in found.items() if (array >= 0).all()}
 
 
-def _check_all_fit(rules: Rules, plan: Plan) -> None:
-    """Tensors may be left without a rule, but a rule that names them must fit."""
+def _config(sides: tuple[Operand, Operand]) -> Mapping[str, Any]:
+    """What the configs of transformers models say, the left's first."""
+    config: dict[str, Any] = {}
+    for side in reversed(sides):
+        own: Any = getattr(side.module, "config", None)
+        config |= own.to_dict() if hasattr(own, "to_dict") else {}
+    return config
+
+
+def _misfit(rules: Rules, plan: Plan) -> tuple[int, str] | None:
+    """Tensors may be left without a rule, but a rule that names them must fit: the line of one that does not."""
     for rule in rules.rules:
         for terms, uncovered in ((rule.left, plan.uncovered_left), (rule.right, plan.uncovered_right)):
             patterns = [one.matcher() for term in terms if isinstance(term, NamePattern) for one in term.terms()]
             lost = [name for name in uncovered if any(one.match(name) is not None for one in patterns)]
             if lost and rule.mark != "maybe" and NOWHERE not in (*rule.left, *rule.right):
-                raise PlanError(
-                    (f"line {rule.line}: does not fit {lost[0]}; `ckptmap check F A B` tells why, for two checkpoints",)
-                )
+                what = f"does not fit {lost[0]}; `ckptmap check F A B` tells why, for two checkpoints"
+                return rule.line, f"line {rule.line}: {what}"
+    return None
 
 
 def _filled(found: Elements, right: Operand, subject: Subject) -> Elements:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ckptmap.cli import progress
+
 # Nothing in a test may wait for the network; tests of the Hub point the client at a server of their own.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -15,6 +17,12 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["CKPTMAP_CACHE"] = tempfile.mkdtemp(prefix="ckptmap-tests-")
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def no_sign_of_life_in_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a slow machine it would stand between the lines that tests expect."""
+    monkeypatch.setattr(progress, "LOG_EVERY", float("inf"))
 
 
 @pytest.fixture

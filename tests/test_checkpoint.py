@@ -112,7 +112,7 @@ def test_a_file_that_shrinks_while_it_is_read(fixtures: Path, tmp_path: Path) ->
     with Path(path).open("r+b") as file:
         file.truncate(Path(path).stat().st_size - 8)
     last = max(checkpoint, key=lambda name: checkpoint.locate(name).offset)
-    with pytest.raises(CheckpointError, match="truncated or changed while it was read"):
+    with pytest.raises(CheckpointError, match="was changed or replaced since its header was read"):
         checkpoint.load(last)
 
 

@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ckptmap.cli.common import SOURCE_HELP, add_choices, open_source, read_json_object, show_json
-from ckptmap.errors import PlanError, RuleError
-from ckptmap.report.document import count_text, printable
+from ckptmap.cli.common import SOURCE_HELP, add_choices, add_format, open_source, read_json_object, show_json
+from ckptmap.errors import CheckpointError, PlanError, RuleError
+from ckptmap.report.document import Document, Section, count_text, printable
+from ckptmap.report.markdown import as_markdown
 from ckptmap.report.rules import coverage_lines, guess_lines, rules_line
 from ckptmap.rules.plan import Plan, bind
 from ckptmap.rules.rules import Rules, read_text
@@ -18,11 +19,21 @@ EXAMPLES = """\
   ckptmap check roberta.ckptmap
   ckptmap check roberta.ckptmap FacebookAI/roberta-base
   ckptmap check llama.ckptmap meta-llama/Llama-3.2-1B consolidated.00.pth
-  ckptmap check padded.ckptmap gpt2 --size p=47"""
+  ckptmap check padded.ckptmap gpt2 --size p=47
+  ckptmap check *.ckptmap -q"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's operands and flags."""
+    add_operands(parser)
+    parser.add_argument("more", metavar="", nargs="*", help=argparse.SUPPRESS)  # .ckptmap files, see run
+    group = parser.add_argument_group("output")
+    add_format(group)
+    group.add_argument("-q", "--quiet", action="store_true", help="problems only, one a line")
+
+
+def add_operands(parser: argparse.ArgumentParser) -> None:
+    """Declare a rule file, what it is bound to, and what is read of that."""
     parser.add_argument("rules", metavar="F", help="a rule file")
     parser.add_argument("left", metavar="A", nargs="?", help=f"the left side: {SOURCE_HELP}")
     parser.add_argument("right", metavar="B", nargs="?", help="the right side, likewise")
@@ -33,13 +44,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", metavar="FILE", help="a config.json for `config.KEY`; default: that of A, then of B"
     )
     add_choices(parser, sides=("left", "right"))
-    group = parser.add_argument_group("output")
-    group.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
-    group.add_argument("-q", "--quiet", action="store_true", help="problems only, one a line")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show every problem, or what is covered; 0 if it holds, 1 if not."""
+    """Show every problem, or what is covered; 0 if it holds, 1 if not. Several .ckptmap files stand by themselves."""
+    named = [one for one in (args.rules, args.left, args.right, *args.more) if one is not None]
+    if len(named) == 1 or not all(one.endswith(".ckptmap") for one in named):
+        if args.more:
+            raise CheckpointError("takes F [A] [B], or any number of .ckptmap files", source="check")
+        return _check(args)
+    if args.format == "json":
+        raise CheckpointError("--format json is for one rule file at a time", source="check")
+    return max(_check(argparse.Namespace(**{**vars(args), "rules": one, "left": None})) for one in named)
+
+
+def _check(args: argparse.Namespace) -> int:
     sizes = read_sizes(args.size)
     given = read_config_file(args.config)
     text = read_text(args.rules)  # a file that is not there is trouble, a file that is wrong is an answer
@@ -54,22 +73,39 @@ def run(args: argparse.Namespace) -> int:
         problems = [*error.problems, *problems]
     if args.format == "json":
         show_json(_document(args, rules, plan, problems))
-    elif args.quiet or problems:
-        for problem in problems:
-            print(printable(problem))
-        if not args.quiet:
-            print(count_text(len(problems), "problem"))
-    else:
+    elif problems:
+        _show_problems(args, problems)
+    elif not args.quiet:
         assert rules is not None
-        print(rules_line(rules))
-        for line in coverage_lines(plan, computed=args.right is None) if plan is not None else ():
-            print(printable(line))
+        lines = [rules_line(rules), *(coverage_lines(plan, computed=args.right is None) if plan is not None else ())]
+        if args.format == "markdown":
+            print(as_markdown(Document(closing=tuple(lines), headline=f"{args.rules}: holds")))
+        else:
+            print("\n".join(map(printable, lines)))
     return 1 if problems else 0
 
 
+def _show_problems(args: argparse.Namespace, problems: list[str]) -> None:
+    count = count_text(len(problems), "problem")
+    if args.format == "markdown":
+        section = Section("", tuple((problem,) for problem in problems), ("where, what, and what to do",))
+        print(as_markdown(Document((), (section,), headline=f"{args.rules}: {count}")))
+        return
+    for line in problems if args.quiet else (*problems, count):
+        print(printable(line))
+
+
 def _bound(args: argparse.Namespace, rules: Rules, sizes: Mapping[str, int], given: Mapping[str, Any] | None) -> Plan:
+    (left, right), config = read_sides(args, given)
+    return bind(rules, left, right, config=config, sizes=sizes)
+
+
+def read_sides(
+    args: argparse.Namespace, given: Mapping[str, Any] | None
+) -> tuple[list[dict[str, tuple[int, ...]] | None], Mapping[str, Any]]:
+    """Names and shapes of the sides that are given, and the config: the one given, else that of A, then of B."""
     config: dict[str, Any] = {}
-    inventories: list[Mapping[str, tuple[int, ...]] | None] = [None, None]
+    inventories: list[dict[str, tuple[int, ...]] | None] = [None, None]
     for at, side in enumerate(("left", "right")):
         source = getattr(args, side)
         if source is None:
@@ -78,7 +114,7 @@ def _bound(args: argparse.Namespace, rules: Rules, sizes: Mapping[str, int], giv
             inventories[at] = {name: spec.shape for name, spec in checkpoint.items()}
             if given is None:
                 config = {**(checkpoint.config or {}), **config}
-    return bind(rules, inventories[0], inventories[1], config=given or config, sizes=sizes)
+    return inventories, given or config
 
 
 def _document(args: argparse.Namespace, rules: Rules | None, plan: Plan | None, problems: list[str]) -> dict[str, Any]:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from threading import Timer
 from typing import Any
 
 from ckptmap.checkpoint import Checkpoint, open_checkpoint, read_config
+from ckptmap.cli.progress import Progress
 from ckptmap.errors import CheckpointError
-from ckptmap.report.document import Document, printable, truncated
+from ckptmap.report.document import Document, bytes_text, printable, truncated
 from ckptmap.report.markdown import as_markdown
 from ckptmap.report.terminal import show
 
 SECTION_LIMIT = 60
 """Lines of a section shown unless asked for all: a screen or two."""
+
+FETCHED_UNASKED = 10**9
+"""Bytes of values that are fetched without --yes."""
 
 SOURCE_HELP = "a local file, folder or index file, or a Hub repo: org/name, org/name@revision, org/name/subfolder"
 
@@ -52,10 +54,21 @@ def add_choices(parser: argparse.ArgumentParser, sides: Iterable[str] = ()) -> N
 def add_output(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say how results are shown."""
     group = parser.add_argument_group("output")
-    group.add_argument("--format", choices=("table", "json", "markdown"), default="table", help="default: table")
+    add_format(group)
     group.add_argument("-q", "--quiet", action="store_true", help="names only, one a line")
     group.add_argument("--all", action="store_true", help="every tensor on a line of its own, none grouped")
     group.add_argument("--no-truncate", action="store_true", help=f"show more than {SECTION_LIMIT} lines of a section")
+
+
+def add_format(parser: argparse._ActionsContainer) -> None:
+    """Add `--format`."""
+    parser.add_argument("--format", choices=("table", "json", "markdown"), default="table", help="default: table")
+
+
+def add_yes(group: argparse._ArgumentGroup) -> None:
+    """Add the flag that lets values be fetched."""
+    most = f"{FETCHED_UNASKED // 10**9} GB"
+    group.add_argument("--yes", action="store_true", help=f"fetch values from the Hub even if they exceed {most}")
 
 
 def open_source(args: argparse.Namespace, source: str, side: str = "") -> Checkpoint:
@@ -64,7 +77,7 @@ def open_source(args: argparse.Namespace, source: str, side: str = "") -> Checkp
         name: getattr(args, f"{side}_{name}") if side and getattr(args, f"{side}_{name}") else getattr(args, name)
         for name in CHOICES
     }
-    with _sign_of_life(f"Reading {source}"):
+    with Progress(f"Reading {source}"):
         checkpoint = open_checkpoint(source, include=args.include, exclude=args.exclude, **chosen)
     for warning in checkpoint.warnings:
         print(printable(f"ckptmap: {source}: {warning}"), file=sys.stderr)
@@ -84,7 +97,10 @@ def open_class(
     else:
         config = beside.config
     if config is None:
-        raise CheckpointError("has no config.json, which the class needs", source=source or beside.source)
+        raise CheckpointError(
+            "has no config.json, which the class needs; write B#Class with a B that has one",
+            source=source or beside.source,
+        )
     made = class_checkpoint(class_name, config, beside=beside, use_cache=not args.no_cache, in_child=True)
     return made, config
 
@@ -100,6 +116,18 @@ def read_json_object(path: str | Path, *, advice: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"is not a JSON object{advice}", source=str(path))
     return value
+
+
+def announced(*, yes: bool) -> Callable[[int], None]:
+    """What tells how much will be fetched, and refuses what nobody may have meant."""
+
+    def tell(nbytes: int) -> None:
+        text = f"{bytes_text(nbytes)} of values"
+        if nbytes > FETCHED_UNASKED and not yes:
+            raise CheckpointError(f"{text} would have to be fetched from the Hub; --yes does so", source="--values")
+        print(f"ckptmap: fetching {text} from the Hub", file=sys.stderr)
+
+    return tell
 
 
 def show_document(args: argparse.Namespace, document: Document) -> None:
@@ -119,34 +147,12 @@ def show_json(fields: dict[str, Any]) -> None:
     print(text.encode("utf-8", "backslashreplace").decode())
 
 
+def show_error(error: Exception) -> None:
+    """Print what an error says on stderr, its lines as lines."""
+    print("ckptmap: " + "\n".join(map(printable, str(error).split("\n"))), file=sys.stderr)
+
+
 def show_names(names: Iterable[str]) -> None:
     """Print names, one a line."""
     for name in names:
         print(printable(name))
-
-
-@contextmanager
-def _sign_of_life(text: str) -> Iterator[None]:
-    """Show a spinner on stderr once something has taken a second; nothing in a pipe or a log."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    spinner: list[Any] = []
-
-    def start() -> None:
-        from rich.console import Console
-
-        status = Console(stderr=True).status(text)
-        status.start()
-        spinner.append(status)
-
-    timer = Timer(1.0, start)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        timer.join()
-        for status in spinner:
-            status.stop()

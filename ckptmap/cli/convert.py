@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
-from ckptmap.cli.common import SOURCE_HELP, add_choices, open_source
+from ckptmap.cli.check import read_sizes
+from ckptmap.cli.common import SOURCE_HELP, add_choices, open_source, show_error
+from ckptmap.cli.progress import Progress
 from ckptmap.conversion.convert import Conversion, convert, undo
 from ckptmap.errors import CheckpointError, ConvertError, PlanError
 
 EXAMPLES = """\
   ckptmap convert roberta.ckptmap FacebookAI/roberta-base mine.safetensors
-  ckptmap convert roberta.ckptmap mine.safetensors out/ --back --like FacebookAI/roberta-base
-  ckptmap convert mine.safetensors theirs.safetensors --back      # by the rules that the file carries
+  ckptmap convert roberta.ckptmap mine.safetensors out/ --back --like org/name
+  ckptmap convert mine.safetensors out/ --back      # by the rules it carries
   ckptmap convert names.ckptmap big.safetensors --in-place
   ckptmap convert --undo big.safetensors"""
 
@@ -36,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--partial", action="store_true", help="leave out what no rule covers, and list it")
     parser.add_argument("--residue", metavar="FILE", type=Path, help="keeps what has no home on the other side")
     parser.add_argument("--base", metavar="SRC", help="a checkpoint that gives what has no source")
-    parser.add_argument("--size", metavar="K=V", action="append", default=[], help="length of an axis; repeatable")
+    parser.add_argument("--size", metavar="AXIS=N", action="append", default=[], help="length of an axis; repeatable")
     where = parser.add_argument_group("what is written")
     where.add_argument("--dtype", metavar="T", help="make every floating-point tensor this: bf16, float32, …")
     where.add_argument("--max-shard-size", metavar="S", help="split a folder's weights into files of at most S (5GB)")
@@ -59,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     except (ConvertError, PlanError) as error:
         if args.debug:
             raise
-        print(f"ckptmap: {error}", file=sys.stderr)
+        show_error(error)
         return 1
 
 
@@ -67,7 +66,10 @@ def _convert(args: argparse.Namespace) -> int:
     rules, source, out = _operands(args)
     if Path(source).is_file():
         undo(source)
-    with open_source(args, source) as checkpoint, _Progress(f"Writing {out or source}") as progress:
+    with (
+        open_source(args, source) as checkpoint,
+        Progress(f"Writing {Path(out or source).name}", unit="bytes") as progress,
+    ):
         made = convert(
             rules,
             checkpoint,
@@ -75,7 +77,7 @@ def _convert(args: argparse.Namespace) -> int:
             back=args.back,
             residue=args.residue,
             base=args.base,
-            sizes=_sizes(args.size),
+            sizes=read_sizes(args.size),
             partial=args.partial,
             dtype=args.dtype,
             max_shard_size=args.max_shard_size,
@@ -97,19 +99,9 @@ def _operands(args: argparse.Namespace) -> tuple[str | None, str, str | None]:
     wanted = 1 if args.in_place else 2
     if len(words) not in (wanted, wanted + 1):
         usage = "[F] FILE --in-place" if args.in_place else "[F] IN OUT"
-        raise CheckpointError(f"takes {usage}; {len(words)} operands were given", source="ckptmap convert")
+        raise CheckpointError(f"takes {usage}, and {len(words)} operands were given", source="convert")
     rules = words.pop(0) if len(words) > wanted else None
     return rules, words[0], None if args.in_place else words[1]
-
-
-def _sizes(texts: list[str]) -> dict[str, int]:
-    sizes = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name or not value.isdecimal():
-            raise CheckpointError("must be NAME=NUMBER", source=f"--size {text}")
-        sizes[name] = int(value)
-    return sizes
 
 
 def _show(made: Conversion) -> None:
@@ -129,33 +121,3 @@ def _list(what: str, names: tuple[str, ...]) -> None:
     if names:
         more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
         print(f"{what}: {', '.join(names[:SHOWN])}{more}")
-
-
-class _Progress:
-    """A bar on stderr, only on a terminal and only after a second."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._start = time.monotonic()
-        self._bar: Any = None
-        self._task: Any = None
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._bar is None:
-            if not sys.stderr.isatty() or time.monotonic() - self._start < 1:
-                return
-            from rich.console import Console
-            from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._bar.start()
-            self._task = self._bar.add_task(self._text, total=total)
-        self._bar.update(self._task, completed=done)

@@ -18,8 +18,9 @@ from ckptmap.cli.common import (
     show_json,
     show_names,
 )
+from ckptmap.cli.progress import Progress
 from ckptmap.errors import CheckpointError
-from ckptmap.heads import heads, stored_head
+from ckptmap.heads import architectures, heads, stored_head
 from ckptmap.report.heads import head_document, heads_document, heads_json
 
 if TYPE_CHECKING:
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
   ckptmap heads FacebookAI/roberta-base
-  ckptmap heads FacebookAI/roberta-base --class RobertaForSequenceClassification --num-labels 5
+  ckptmap heads FacebookAI/roberta-base#RobertaForMaskedLM
+  ckptmap heads org/name --class BertForTokenClassification --num-labels 5
   ckptmap heads model.safetensors --config config.json
-  ckptmap heads ./my-checkpoint --format markdown"""
+  ckptmap heads ./my-checkpoint --check --format markdown"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,25 +62,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="read the values of stored heads: do they look untouched since initialisation?",
     )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="exit 1 unless the classes asked for, or those that config.json declares, are ready",
+    )
     add_choices(parser)
     add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show the report; 0."""
+    """Show the report; 0, or 1 if `--check` finds a class that would not come whole from the checkpoint."""
     source, _, class_name = args.source.partition("#")
     classes = [*(args.classes or ()), *([class_name] if class_name else ())]
     with open_source(args, source) as checkpoint:
         checkpoint.check_filter()
-        report = heads(
-            checkpoint,
-            classes or None,
-            config_overrides=_overrides(args),
-            key_mapping=read_json_object(args.key_mapping) if args.key_mapping else None,
-            config=_config(args, checkpoint.config),
-            all_classes=args.all_classes,
-            use_cache=not args.no_cache,
-        )
+        classes = classes or _declared(args, checkpoint)
+        with Progress("Asking transformers"):
+            report = heads(
+                checkpoint,
+                classes or None,
+                config_overrides=_overrides(args),
+                key_mapping=read_json_object(args.key_mapping) if args.key_mapping else None,
+                config=_config(args, checkpoint.config),
+                all_classes=args.all_classes,
+                use_cache=not args.no_cache,
+            )
         evidence = _evidence(args, checkpoint) if args.values else None
     if args.quiet:
         if classes:
@@ -88,11 +97,26 @@ def run(args: argparse.Namespace) -> int:
     elif args.format == "json":
         show_json(heads_json(report, evidence))
     elif classes:
-        for head in report.values():
+        for number, head in enumerate(report.values()):
+            if number:
+                print()
             show_document(args, head_document(report, head, evidence, every=args.all))
     else:
         show_document(args, heads_document(report, evidence))
-    return 0
+    return 1 if args.check and any(head.verdict != "ready" for head in report.values()) else 0
+
+
+def _declared(args: argparse.Namespace, checkpoint: Checkpoint) -> list[str]:
+    """The classes that `--check` is about when none is named."""
+    if not args.check:
+        return []
+    declared = architectures(_config(args, checkpoint.config) or {})
+    if not declared:
+        raise CheckpointError(
+            "no class to check: its config.json declares no architectures. Name one with --class",
+            source=checkpoint.source,
+        )
+    return declared
 
 
 def _evidence(args: argparse.Namespace, checkpoint: Checkpoint) -> Collection[Evidence]:

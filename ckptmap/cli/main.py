@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import ckptmap
+from ckptmap.cli.common import show_error
 from ckptmap.errors import CkptmapError
 from ckptmap.report.document import printable
 
@@ -22,10 +23,22 @@ VERBS = {
     "remap": "Find the rules between two architectures and prove them. Exits 0 if all is decided and proven, else 1.",
     "verify": "Run two models on weights converted by a rule file. Exits 0 if they agree and bits come back, else 1.",
     "convert": "Convert a checkpoint by a rule file, either way. Exits 0 if it is written, 1 if the data refuse.",
+    "export": "Write a rule file for another tool, as code or a table. Exits 0 if written, 1 if that cannot say it.",
     "check": "Check a rule file, by itself or against checkpoints. Exits 0 if it holds, 1 if there are problems.",
     "fmt": "Write a rule file in its canonical form; with --check, show what would change and exit 1.",
+    "completion": "Print what bash, zsh or fish needs to complete verbs, flags and files.",
 }
 """Each verb with what it does; its module is ckptmap/cli/<verb>.py."""
+
+START = """\
+start with:
+  ckptmap inspect FILE-OR-REPO      what is in it
+  ckptmap diff ONE OTHER            what differs, and what stays untrained
+  ckptmap heads FILE-OR-REPO        which head classes are ready to use
+  ckptmap remap MODEL MODEL         which tensor is which, as rules for convert
+  ckptmap VERB --help               flags of a verb, with examples
+
+exit codes: 0 yes, 1 no, 2 could not tell"""
 
 COULD_NOT_TELL = 2
 INTERRUPTED = 130
@@ -38,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without × is no reason to fail
     try:
-        args = make_parser(argv).parse_args(argv)
+        args = _parsed(sys.argv[1:] if argv is None else argv)
     except SystemExit as end:  # argparse has printed what there is to say
         return end.code if isinstance(end.code, int) else COULD_NOT_TELL
     try:
@@ -55,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             traceback.print_exc()
         elif isinstance(error, CkptmapError):
-            print(f"ckptmap: {printable(str(error))}", file=sys.stderr)
+            show_error(error)
         elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
             print("ckptmap: the output cannot be written: no space left", file=sys.stderr)
         else:
@@ -68,11 +81,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    parser = make_parser(words)
+    if not words or words[0] not in VERBS:
+        return parser.parse_args(words)
+    verb = verb_parsers(parser)[words[0]]
+    args, unknown = verb.parse_known_intermixed_args(words[1:])  # operands may stand between flags
+    if unknown:
+        verb.error(_unknown(unknown, verb))
+    return args
+
+
 def make_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
     """The parser; when `argv` says which verb is meant, only that verb's module is imported."""
     words = sys.argv[1:] if argv is None else argv
     wanted = next((word for word in words if word in VERBS), None)
-    parser = argparse.ArgumentParser(prog="ckptmap", description=ckptmap.__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="ckptmap",
+        description=ckptmap.__doc__.partition("\n")[0],
+        epilog=START,
+        formatter_class=_Help,
+    )
     parser.add_argument("--version", action="version", version=f"ckptmap {ckptmap.__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for name, summary in VERBS.items():
@@ -80,7 +109,7 @@ def make_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
             name,
             help=summary,
             description=summary,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Help,
             allow_abbrev=False,
         )
         if wanted not in (None, name):
@@ -88,6 +117,36 @@ def make_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
         module = import_module(f"ckptmap.cli.{name}")
         verb.epilog = f"examples:\n{module.EXAMPLES}"
         module.add_arguments(verb)
+        verb.usage = f"ckptmap {name} [flags] {_operands(verb)}".rstrip()
         verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
         verb.set_defaults(run=module.run)
     return parser
+
+
+def _unknown(words: Sequence[str], parser: argparse.ArgumentParser) -> str:
+    """What to say of flags and operands that a verb does not take."""
+    from difflib import get_close_matches  # late: only for who has mistyped something
+
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    near = get_close_matches(words[0].partition("=")[0], flags, 1)
+    advice = f"did you mean {near[0]}?" if near else f"see {parser.prog} --help"
+    return f"unrecognized arguments: {' '.join(words)}; {advice}"
+
+
+def verb_parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parser of each verb."""
+    (verbs,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(verbs.choices)
+
+
+class _Help(argparse.HelpFormatter):
+    """Wraps sentences, and leaves examples as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
+def _operands(parser: argparse.ArgumentParser) -> str:
+    """A verb's operands in one line: the usage of one with twenty flags would push the rest off the screen."""
+    words = [(str(one.metavar), one.nargs) for one in parser._get_positional_actions()]
+    return " ".join(f"[{word}]" if nargs == "?" else word for word, nargs in words if word)

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptmap.checkpoint import open_checkpoint
+from ckptmap.cli.common import add_format
+from ckptmap.cli.progress import Progress
 from ckptmap.conversion.convert import convert
 from ckptmap.errors import ArchitectureError, CheckpointError, PlanError, RuleError
 from ckptmap.remapping import Remap, remap
+from ckptmap.report.markdown import as_markdown
+from ckptmap.report.remap import remap_counts, remap_document, remap_verdict
 from ckptmap.rules.plan import bind
 
 if TYPE_CHECKING:
@@ -20,9 +24,9 @@ if TYPE_CHECKING:
     from ckptmap.infer.operands import Operand
 
 EXAMPLES = """\
-  ckptmap remap FacebookAI/roberta-base#RobertaForSequenceClassification my_model:build -o roberta.ckptmap
-  ckptmap remap old.py:Model new.py:Model --left-arg layers=2 --right-arg depth=2
-  ckptmap remap a.safetensors b.safetensors --pin 'encoder.** <-> bert.encoder.**'"""
+  ckptmap remap org/name#RobertaForMaskedLM my_model:build -o roberta.ckptmap
+  ckptmap remap old.py:Model new.py:Model --left-arg layers=2
+  ckptmap remap a.safetensors b.safetensors --pin 'enc.** <-> bert.enc.**'"""
 
 OPERAND_HELP = "org/name#Class, module:callable, file.py:callable, or a checkpoint"
 
@@ -44,10 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--save", metavar="OUT", type=Path, help="convert the left checkpoint at once, as `convert` does"
     )
+    parser.add_argument(
+        "--values",
+        action=argparse.BooleanOptionalAction,
+        help="compare the values of two checkpoints; default: if all are on this machine",
+    )
     parser.add_argument("--why", action="store_true", help="tell for each tensor what its rule rests on")
     parser.add_argument("--no-verify", action="store_true", help="do not run the models on converted weights")
     add_model_arguments(parser)
-    parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+    add_format(parser)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,10 +101,11 @@ def given_inputs(args: argparse.Namespace) -> tuple[Inputs, Inputs] | None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Find rules; 0 when all is decided and no proof failed, 1 otherwise."""
+    """Find rules; 0 when all is decided and proven, 1 otherwise."""
     from ckptmap.infer.operands import is_callable_name
 
-    sides, inputs = given_sides(args), given_inputs(args)
+    with Progress("Building"):
+        sides, inputs = given_sides(args), given_inputs(args)
     if args.save is not None and is_callable_name(args.left):
         raise ArchitectureError(
             f"--save {args.save}: {args.left} has no weights to convert; give a checkpoint on the left"
@@ -103,7 +113,10 @@ def run(args: argparse.Namespace) -> int:
     hints = list(args.pin)
 
     def found() -> Remap:
-        return remap(*sides, hints=hints, inputs=inputs, verify=not args.no_verify, layers=args.layers)
+        with Progress("Matching"):
+            return remap(
+                *sides, hints=hints, inputs=inputs, verify=not args.no_verify, layers=args.layers, values=args.values
+            )
 
     answer = found()
     while args.ask and (told := _asked(answer)):
@@ -117,12 +130,16 @@ def run(args: argparse.Namespace) -> int:
         (answer.draft or answer.rules).write(args.output)
     if args.format == "json":
         print(json.dumps(_document(answer), indent=2))
+    elif args.format == "markdown":
+        print(as_markdown(remap_document(answer, why=args.why)))
+        print(f"\n```\n{answer.unproven or answer.draft or answer.rules}```")
     else:
         _show(answer, args)
-    done = not answer.undecided and answer.unproven is None
+    proven = args.no_verify or (answer.verification is not None and answer.verification.passed)
+    done = bool(answer.evidence) and proven and not answer.undecided
     if args.save is not None and answer.unproven is None:
         _save(answer, args.left.partition("#")[0], args.save)
-        print(f"{args.save}: written{'' if done else ', without what stays open'}", file=sys.stderr)
+        print(f"{args.save}: written{', without what stays open' if answer.undecided else ''}", file=sys.stderr)
     return 0 if done else 1
 
 
@@ -137,7 +154,8 @@ def _save(answer: Remap, source: str, out: Path) -> None:
                 f"--save {out}: {source} has no tensors for {lacking[0]} and {len(lacking) - 1} more; the rules are "
                 "written for other names than the checkpoint's (leave --memory-names out, or convert by hand)"
             )
-        convert(answer.rules, checkpoint, out, partial=True)
+        with Progress(f"Writing {out.name}", unit="bytes") as progress:
+            convert(answer.rules, checkpoint, out, partial=True, progress=progress)
 
 
 def _asked(answer: Remap) -> str:
@@ -166,16 +184,13 @@ def _arguments(texts: list[str]) -> dict[str, Any]:
 
 
 def _show(answer: Remap, args: argparse.Namespace) -> None:
-    print(_verdict(answer))
+    print(remap_verdict(answer))
     if answer.unproven is not None:
         print("nothing is decided and nothing is written; one of these rules is wrong:")
         sys.stdout.write(f"\n{answer.unproven}")
         return
-    rules = len(answer.rules.rules)
-    print(f"{len(answer.evidence):,} tensors of the right decided by {rules:,} rules")
-    if answer.draft is not None:
-        guesses = len(answer.draft.rules) - rules
-        print(f"{guesses:,} more are guesses, marked so: confirm each with --pin, or delete the word `guess`")
+    for line in remap_counts(answer):
+        print(line)
     if args.why:
         for name, evidence in answer.evidence.items():
             print(f"  {name}: {evidence}")
@@ -192,21 +207,6 @@ def _show(answer: Remap, args: argparse.Namespace) -> None:
         print(f"{args.output}: written")
     else:
         sys.stdout.write(f"\n{answer.draft or answer.rules}")
-
-
-def _verdict(answer: Remap) -> str:
-    proof = answer.verification
-    if proof is None:
-        return f"not proven: {answer.note or 'nothing was run'}"
-    if proof.passed:
-        return (
-            f"proven: outputs differ by {proof.difference:.1g} of the largest value, "
-            "and converted weights came back with equal bits"
-        )
-    if not proof.bits:
-        return "NOT PROVEN: converted weights did not come back with equal bits"
-    where = f" at {proof.where[0]} and {proof.where[1]}" if proof.where else ""
-    return f"NOT PROVEN: outputs differ by {proof.difference:.1g} of the largest value{where}"
 
 
 def _document(answer: Remap) -> dict[str, Any]:
@@ -227,5 +227,7 @@ def _document(answer: Remap) -> dict[str, Any]:
             "difference": proof.difference,
             "bits": proof.bits,
             "compared": proof.compared,
+            "values": proof.values,
+            "casts": proof.casts,
         },
     }

@@ -6,15 +6,20 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from ckptmap.cli.check import read_sizes
+from ckptmap.cli.common import add_format
+from ckptmap.cli.progress import Progress
 from ckptmap.cli.remap import OPERAND_HELP, add_model_arguments, given_inputs, given_sides
+from ckptmap.report.markdown import as_markdown
+from ckptmap.report.remap import verdict, verify_document
 from ckptmap.verifying import verify
 
 if TYPE_CHECKING:
     from ckptmap.infer.proof import Verification
 
 EXAMPLES = """\
-  ckptmap verify roberta.ckptmap FacebookAI/roberta-base#RobertaForSequenceClassification my_model:build
-  ckptmap verify mine.ckptmap old.py:Model new.py:Model --left-arg layers=2 --right-arg depth=2"""
+  ckptmap verify roberta.ckptmap org/name#RobertaForMaskedLM my_model:build
+  ckptmap verify my.ckptmap old.py:Model new.py:Model --left-arg layers=2"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,38 +28,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("left", metavar="A", help=f"the left model: {OPERAND_HELP}")
     parser.add_argument("right", metavar="B", help="the right model, likewise")
     parser.add_argument("--values", action="store_true", help="convert the weights that A has, not random ones")
+    parser.add_argument("--size", metavar="AXIS=N", action="append", default=[], help="length of an axis; repeatable")
     add_model_arguments(parser)
-    parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+    add_format(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Show what became of the proof; 0 if the rules are right, 1 if not."""
-    left, right = given_sides(args)
-    proof = verify(args.rules, left, right, inputs=given_inputs(args), values=args.values)
+    with Progress("Building"):
+        left, right = given_sides(args)
+    with Progress("Running both models"):
+        proof = verify(
+            args.rules, left, right, inputs=given_inputs(args), values=args.values, sizes=read_sizes(args.size)
+        )
     if args.format == "json":
         print(json.dumps(document(proof), indent=2))
+    elif args.format == "markdown":
+        print(as_markdown(verify_document(proof)))
     else:
         print(verdict(proof))
         for a, b in proof.compared:
             print(f"  {a} against {b}")
     return 0 if proof.passed else 1
-
-
-def verdict(proof: Verification) -> str:
-    """What became of a proof, in one sentence."""
-    if proof.passed:
-        return (
-            f"proven: outputs differ by {proof.difference:.1g} of the largest value, "
-            "and converted weights came back with equal bits"
-        )
-    if not proof.bits:
-        return "NOT PROVEN: converted weights did not come back with equal bits"
-    if not proof.compared:
-        return "NOT PROVEN: the two give no output of equal size that could be compared"
-    where = f" at {proof.where[0]} and {proof.where[1]}" if proof.where else ""
-    until = f"; the two agree up to {proof.until[0]} and {proof.until[1]}" if proof.until else ""
-    apart = f"; they part at {proof.apart[0]} and {proof.apart[1]}" if proof.apart else ""
-    return f"NOT PROVEN: outputs differ by {proof.difference:.1g} of the largest value{where}{until}{apart}"
 
 
 def document(proof: Verification) -> dict[str, object]:

@@ -126,7 +126,11 @@ def _check_fit(
         if name in own and tuple(own[name].shape) != tuple(shape)
     ]
     covered = {alike[name] for name in shapes if name in own}
-    problems += [f"{name}: no rule covers it" for name in own if alike[name] not in covered]
+    problems += [
+        f"{name}: no rule covers it; add one, or `_ <-> {name}` for what the checkpoint lacks"
+        for name in own
+        if alike[name] not in covered
+    ]
     if problems:
         raise PlanError(tuple(problems))
 

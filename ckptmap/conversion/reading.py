@@ -35,6 +35,12 @@ def local_path(checkpoint: Checkpoint, file: str) -> Path | None:
     return None if store is None else store.local_path(file)
 
 
+def is_local(checkpoint: Checkpoint) -> bool:
+    """Whether all its values are on this machine."""
+    files = {checkpoint.file_of(name) for name in checkpoint}
+    return all(file is None or local_path(checkpoint, file) is not None for file in files)
+
+
 @contextmanager
 def opened(source: Checkpoint | Source) -> Iterator[Checkpoint]:
     """A checkpoint, closed again if it was opened here; NumPy's arrays in a state dict are tensors too.
@@ -246,10 +252,17 @@ def _equal(checkpoint: Checkpoint, one: str, other: str) -> bool:
     left, right = reader.range(one), reader.range(other)
     if left is None or right is None:
         return checkpoint.read(one) == checkpoint.read(other)
-    with open(left.path, "rb") as first, open(right.path, "rb") as second:
-        first.seek(left.offset)
-        second.seek(right.offset)
-        rest = left.length
+    return same_bytes(left, right)
+
+
+def same_bytes(one: Range, other: Range) -> bool:
+    """Whether two ranges hold the same bytes, read in parts."""
+    if one.length != other.length:
+        return False
+    with open(one.path, "rb") as first, open(other.path, "rb") as second:
+        first.seek(one.offset)
+        second.seek(other.offset)
+        rest = one.length
         while rest:
             size = min(rest, COMPARED_AT_ONCE)
             if (data := first.read(size)) != second.read(size) or len(data) < size:

@@ -21,6 +21,9 @@ MAX_HEADER = 100_000_000
 FIRST_READ = 64 * 1024
 """Bytes of the first read: enough for the whole header of most files, so that a remote one costs one request."""
 
+UNDO_SUFFIX = ".ckptmap-undo"
+"""Ends the name of the journal beside a file whose header is being replaced."""
+
 LENGTH_FIELD = 8
 LARGEST_INTEGER = 2**63 - 1
 MOST_DIMENSIONS = 64  # as in torch
@@ -43,6 +46,13 @@ def read_safetensors(store: Store, file: str, *, first_read: int = FIRST_READ) -
     """
     source = f"{store.label}/{file}"
     size = store.size(file)
+    path = store.local_path(file)
+    if path is not None and path.with_name(path.name + UNDO_SUFFIX).is_file():
+        raise CheckpointError(
+            "a conversion --in-place of this file is under way or was cut short, so its header cannot be trusted; wait "
+            f"for it, or put the old header back with `ckptmap convert --undo {path}`",
+            source=source,
+        )
     if size < LENGTH_FIELD:
         raise CheckpointError(
             f"the file has {size} bytes, too few for a safetensors header; download it again", source=source

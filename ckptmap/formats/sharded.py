@@ -14,6 +14,7 @@ from ckptmap.errors import CheckpointError
 from ckptmap.formats import strict_json
 from ckptmap.formats.base import Contents, Extent
 from ckptmap.spec import TensorSpec
+from ckptmap.stages import tell
 from ckptmap.stores.base import Store
 
 MAX_INDEX = 100_000_000
@@ -47,8 +48,13 @@ def read_sharded(store: Store, index_file: str, read_shard: ReadShard) -> Conten
             raise CheckpointError(f"names another index as a shard, {shard!r}; refused", source=source)
     _all_there(store, names_of, source)
 
+    done: list[str] = []
+
     def read(shard: str) -> Contents:
-        return read_shard(shard, 512 + sum(len(name) + BYTES_PER_ENTRY for name in names_of[shard]))
+        contents = read_shard(shard, 512 + sum(len(name) + BYTES_PER_ENTRY for name in names_of[shard]))
+        done.append(shard)
+        tell("headers of shards", len(done), len(names_of))
+        return contents
 
     shards = dict(zip(names_of, _in_parallel(read, list(names_of), store.parallel), strict=True))
     return _join(shards, weight_map, source)

@@ -20,8 +20,12 @@ from ckptmap.heads.prediction import Prediction, predict
 from ckptmap.heads.quantized import fold_companions
 from ckptmap.heads.reports import Coverage, HeadReport, HeadsReport, head_report
 from ckptmap.heads.rules import Shape
+from ckptmap.stages import tell
 
 __all__ = ["Coverage", "HeadReport", "HeadsReport", "architectures", "class_inventory", "heads", "stored_head"]
+
+
+NO_CONFIG = "has no config.json to tell its family; give one with --config FILE, or --model-type TYPE"
 
 
 def heads(
@@ -54,7 +58,7 @@ def heads(
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
     config = opened.config if config is None else config
     if config is None:
-        raise CheckpointError("has no config.json; give one, or a model type", source=opened.source)
+        raise CheckpointError(NO_CONFIG, source=opened.source)
     model_type = _model_type(config, opened.source)
     shapes, notes = _shapes(opened, config)
     asked_by_name = classes is not None
@@ -62,7 +66,9 @@ def heads(
     names = classes if classes is not None else every_class(model_type) if all_classes else family(model_type)
     answers: dict[str, tuple[ClassInventory, Prediction]] = {}
     skipped: dict[str, str] = {}
-    for name in dict.fromkeys(names):
+    asked = list(dict.fromkeys(names))
+    for number, name in enumerate(asked):
+        tell(f"what {name} expects", number, len(asked))
         try:
             answers[name], note = _answer(
                 name, shapes, config, config_overrides or {}, key_mapping, use_cache, in_child
@@ -74,7 +80,8 @@ def heads(
         else:
             notes = tuple(dict.fromkeys((*notes, *note)))
     if not answers and skipped:
-        raise ArchitectureError("no class of the family can be built: " + "; ".join(skipped.values()))
+        more = f" (and {len(skipped) - 1} more classes)" if len(skipped) > 1 else ""
+        raise ArchitectureError(f"no class of the family can be built: {next(iter(skipped.values()))}{more}")
     inventories = {name: inventory for name, (inventory, _) in answers.items()}
     own_config = opened.config or config
     for name in architectures(own_config):
@@ -98,7 +105,7 @@ def stored_head(
     """
     config = checkpoint.config if config is None else config
     if config is None:
-        raise CheckpointError("has no config.json; give one, or a model type", source=checkpoint.source)
+        raise CheckpointError(NO_CONFIG, source=checkpoint.source)
     base = family(_model_type(config, checkpoint.source))[0]
     report = heads(checkpoint, [base], config=config, use_cache=use_cache)[base]
     unused = {name for originals in report.spellings.values() for name in originals}
@@ -169,7 +176,7 @@ def class_inventory(
 def _model_type(config: Mapping[str, Any], source: str) -> str:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not model_type:
-        raise CheckpointError("its config.json names no model_type; give one", source=source)
+        raise CheckpointError("its config.json names no model_type; give it with --model-type TYPE", source=source)
     return model_type
 
 

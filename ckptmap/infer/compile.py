@@ -57,7 +57,7 @@ def compile_rules(
         labels: What the sides are, for people.
         ties: Side, name and second name of tensors that are one.
     """
-    said, unsaid = _equations(elements, left, right)
+    said, unsaid = equations_of(elements, left, right)
     for level in LEVELS:
         if level == LITERAL:
             # Slices of a stack have no names that could stand without an index.
@@ -90,6 +90,29 @@ def compile_written(
         labels: What the sides are, for people.
         ties: Side, name and second name of tensors that are one.
     """
+    rules = _written(said, left, right, guesses, _heads(labels), ties)
+    if rules is None:
+        raise AssertionError("the rules do not say what they were made from; please report this as a bug")
+    return rules
+
+
+def can_be_said(said: Sequence[Written], left: Mapping[str, Sizes], right: Mapping[str, Sizes]) -> bool:
+    """Whether there is a file that holds just these equations."""
+    try:
+        return _written(said, left, right, (), _heads(None), ()) is not None
+    except ShuffledError:
+        return False
+
+
+def _written(
+    said: Sequence[Written],
+    left: Mapping[str, Sizes],
+    right: Mapping[str, Sizes],
+    guesses: Sequence[Written],
+    heads: Sequence[str],
+    ties: Iterable[tuple[str, str, str]],
+) -> Rules | None:
+    """The shortest file that holds just these equations; None if there is none."""
     place = {name: number for number, name in enumerate(left)}
     ordered = sorted(
         (*said, *(replace(one, guess=True) for one in guesses)),
@@ -99,10 +122,10 @@ def compile_written(
     sample, ours, theirs = _sample(told, left, right)
     wanted = _linked((tuple(map(whole_name, one.left)), tuple(map(whole_name, one.right))) for one in sample)
     for level in LEVELS:
-        rules = _file(told, left, right, level, _heads(labels), ties)
+        rules = _file(told, left, right, level, heads, ties)
         if rules is not None and _links(rules, ours, theirs) == wanted:
             return rules
-    raise AssertionError("the rules do not say what they were made from; please report this as a bug")
+    return None
 
 
 def without_guesses(draft: Rules) -> Rules:
@@ -164,7 +187,8 @@ def _links(rules: Rules, left: Mapping[str, Sizes], right: Mapping[str, Sizes]) 
 
 def _linked(equations: Iterable[tuple[tuple[str, ...], tuple[str, ...]]]) -> set[tuple[str, str]]:
     """Which names stand in one equation; slices of a stack and the stack itself come to the same."""
-    return {(one, other) for ours, theirs in equations for one in ours for other in theirs}
+    linked = {(one, other) for ours, theirs in equations for one in ours for other in theirs}
+    return {pair for pair in linked if NOWHERE not in pair}
 
 
 def _heads(labels: tuple[str, str] | None) -> list[str]:
@@ -197,10 +221,10 @@ def _file(
         return None
 
 
-def _equations(
+def equations_of(
     elements: Elements, left: Mapping[str, Sizes], right: Mapping[str, Sizes]
 ) -> tuple[list[Written], tuple[str, ...]]:
-    """An equation for each group of linked tensors; names of the right tensors that have none."""
+    """An equation for each group of linked tensors, and names of the right tensors that have none."""
     unsaid: list[str] = []
     said: list[Written] = []
     first, copies = _copies(elements)

@@ -159,7 +159,7 @@ def _rest(found: Partial, name: str) -> None:
     found.give(name, missing, whole[missing], REST)
 
 
-def _siblings(name: str, kind: str) -> Iterator[str]:
+def siblings(name: str, kind: str) -> Iterator[str]:
     """Names that differ from this one in the word weight or bias of the last segment."""
     path, dot, last = name.rpartition(".")
     for word in _KINDS:
@@ -174,7 +174,7 @@ def _bias(found: Partial, name: str) -> None:
     array, shape = found.elements[name], found.right[name]
     if not shape or (array >= 0).all():
         return
-    weights = [one for one in _siblings(name, "bias") if one in found.right]
+    weights = [one for one in siblings(name, "bias") if one in found.right]
     for weight in weights or _only_weight(found, name):
         for axes in _out_axes(found, weight, shape):
             rows = numpy.moveaxis(found.elements[weight], axes, range(len(axes))).reshape(array.size, -1)
@@ -202,7 +202,7 @@ def _only_weight(found: Partial, name: str) -> list[str]:
         elements = found.elements[one]
         if elements.size > array.size and (elements >= 0).all():
             source = found.owner(int(elements.reshape(-1)[0]))
-            free = [bias for bias in _siblings(source, "weight") if bias in found.left and found.is_free(bias)]
+            free = [bias for bias in siblings(source, "weight") if bias in found.left and found.is_free(bias)]
             if any(prod(found.left[bias]) == array.size for bias in free):
                 lacking.append(one)
     return lacking if len(lacking) == 1 else []
@@ -225,7 +225,7 @@ def _out_axes(found: Partial, weight: str, bias: Sizes) -> list[tuple[int, ...]]
     for other, array in found.elements.items():
         if len(found.right[other]) != len(shape):
             continue
-        for sibling in _siblings(other, "weight"):
+        for sibling in siblings(other, "weight"):
             values = found.elements.get(sibling)
             if values is None or values.ndim != 1 or (values < 0).any() or (array < 0).any():
                 continue
@@ -244,7 +244,7 @@ def _bias_element(found: Partial, row: numpy.ndarray) -> int | None:
     shape = found.left[source]
     places = numpy.unravel_index(row - found.first[source], shape) if found.owner(int(row[-1])) == source else ()
     fixed = [axis for axis, place in enumerate(places) if (place == place[0]).all() and shape[axis] > 1]
-    for bias in _siblings(source, "weight"):
+    for bias in siblings(source, "weight"):
         if bias in found.left and len(fixed) == 1 and found.left[bias] == (shape[fixed[0]],):
             return found.first[bias] + int(places[fixed[0]][0])
     return None

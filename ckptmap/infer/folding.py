@@ -83,8 +83,13 @@ def _fold(
         return
     patterns = _patterns(names[0], columns, variables)
     if _too_much(group, columns, variables, known):
-        for one in group:
-            yield [one], (*one.left, *one.right)
+        # Some layers may be missing where all experts of each are there: then each layer is a line.
+        first = min(one[0] for one in variables.values())
+        parts = [
+            [one for one, n in zip(group, columns[first], strict=True) if n == value] for value in {*columns[first]}
+        ]
+        for part in sorted(parts, key=lambda part: group.index(part[0])):
+            yield from _fold(part, known)
         return
     yield group, patterns
 
@@ -157,9 +162,16 @@ def _too_much(
         for term in terms:
             width = len(numbers_of(term))
             mine = set(zip(*columns[at : at + width], strict=True)) if width else set()
-            fixed = {n: columns[at + n][0] for n in range(width) if at + n not in variables}
+            # A number that stays is one whose factor is nought.
+            steps = [variables.get(at + n, (0, 0, columns[at + n][0]))[1:] for n in range(width)]
             for numbers in known[side].get(template_of(term), ()):
-                if numbers not in mine and all(numbers[n] == value for n, value in fixed.items()):
+                if numbers not in mine and all(map(_reaches, steps, numbers)):
                     return True
             at += width
     return False
+
+
+def _reaches(step: tuple[int, int], number: int) -> bool:
+    """Whether a factor and an offset lead to this number from some index."""
+    factor, offset = step
+    return number == offset if not factor else number >= offset and (number - offset) % factor == 0

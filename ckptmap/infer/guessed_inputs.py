@@ -46,8 +46,9 @@ def guessed_calls(left: torch.nn.Module, right: torch.nn.Module, labels: tuple[s
         if len(found) == 2:
             return found[0], found[1]
     raise ArchitectureError(
-        "no usual input runs both models; give inputs=(left, right), each a dict of keyword arguments, a tuple, or a "
-        "callable that takes the module. Tried:\n" + "\n".join(f"  {line}" for line in tried)
+        "no usual input runs both models; give --left-inputs and --right-inputs (in Python inputs=(left, right)), each "
+        "a dict of keyword arguments, a tuple, or a callable that takes the module. Tried:\n"
+        + "\n".join(f"  {line}" for line in tried)
     )
 
 

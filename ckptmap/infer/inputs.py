@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ckptmap.errors import ArchitectureError
+
 if TYPE_CHECKING:
     import torch
 
@@ -14,11 +16,20 @@ Inputs: TypeAlias = "Mapping[str, Any] | tuple[Any, ...] | Callable[[torch.nn.Mo
 
 
 def call_with(inputs: Inputs) -> Callable[[torch.nn.Module], Any]:
-    """A call of a module on given inputs."""
+    """A call of a module on given inputs.
+
+    Raises:
+        ArchitectureError: They are nothing that a module can be called with.
+    """
     if isinstance(inputs, Mapping):
         return lambda module: module(**inputs)
     if callable(inputs):
         return inputs
+    if not isinstance(inputs, tuple | list):
+        raise ArchitectureError(
+            f"the inputs given are {type(inputs).__name__}; give a dict of keyword arguments, a tuple, or a callable "
+            "that takes the module and runs it"
+        )
     return lambda module: module(*inputs)
 
 

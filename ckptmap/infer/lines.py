@@ -132,8 +132,8 @@ def _prefix(term: str) -> str:
 def _terms(terms: tuple[str, ...]) -> str:
     """Names that differ in one word of one segment are written as a group."""
     parted = [term.split(".") for term in terms]
-    distinct = len(set(terms)) == len(terms) > 1 and NOWHERE not in terms
-    if distinct and len({len(one) for one in parted}) == 1:
+    alike = len({len(one) for one in parted}) == 1 and NOWHERE not in terms
+    if len(terms) > 1 and alike and len(set(terms)) == len(terms):
         differs = [at for at in range(len(parted[0])) if len({one[at] for one in parted}) > 1]
         words = [one[differs[0]] for one in parted]
         if len(differs) == 1 and all(re.fullmatch(r"[A-Za-z_]\w*", word) for word in words):

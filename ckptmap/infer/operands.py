@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptmap.checkpoint import open_checkpoint
+from ckptmap.conversion.reading import is_local
 from ckptmap.errors import ArchitectureError
+from ckptmap.spec import TensorSpec
+from ckptmap.stages import tell
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +34,8 @@ class Operand:
         ties: Second names, and the first name of the same tensor.
         buffers: Names of tensors that do not train.
         saved_as: Whether rules shall have the names of the model's checkpoints, which may differ from the module's.
+        stored: The checkpoint or state dict, where it holds values.
+        local: Whether those are on this machine.
     """
 
     label: str
@@ -39,6 +44,8 @@ class Operand:
     ties: Mapping[str, str] = field(default_factory=dict)
     buffers: frozenset[str] = frozenset()
     saved_as: bool = False
+    stored: Any = None
+    local: bool = False
 
     def is_buffer(self, name: str) -> bool:
         """Whether this tensor does not train."""
@@ -62,6 +69,7 @@ def operand(
     """
     if isinstance(source, Operand):
         return source
+    tell(f"the {side}")
     if hasattr(source, "named_parameters") and hasattr(source, "state_dict"):
         return _of_module(source, type(source).__name__)
     if isinstance(source, str) and "#" in source:
@@ -71,9 +79,12 @@ def operand(
     if arguments:
         raise ArchitectureError(f"{source}: takes no arguments; they are for module:callable and org/name#Class")
     if isinstance(source, Mapping):
-        return Operand(side, {name: tuple(one.shape) for name, one in source.items()})
+        shapes = {name: tuple(one.shape) for name, one in source.items()}
+        holds = not any(isinstance(one, TensorSpec) or getattr(one, "is_meta", False) for one in source.values())
+        return Operand(side, shapes, stored=source if holds else None, local=holds)
     with open_checkpoint(source) as checkpoint:
-        return Operand(os.fspath(source), {name: spec.shape for name, spec in checkpoint.items()})
+        shapes = {name: spec.shape for name, spec in checkpoint.items()}
+        return Operand(os.fspath(source), shapes, stored=source, local=is_local(checkpoint))
 
 
 def _of_module(module: Any, label: str) -> Operand:
@@ -107,12 +118,16 @@ def called(text: str, arguments: Mapping[str, Any] | None = None) -> Any:
         for part in name.split("."):
             found = getattr(found, part)
     except Exception as error:
-        raise ArchitectureError(f"{text}: cannot be imported: {type(error).__name__}: {error}") from error
+        where = "" if place.endswith(".py") else "; modules are looked for in this folder and where Python looks"
+        raise ArchitectureError(f"{text}: cannot be imported: {type(error).__name__}: {error}{where}") from error
     try:
         # A class has `state_dict` too, and is called like any other builder.
         return found(**(arguments or {})) if isinstance(found, type) or not hasattr(found, "state_dict") else found
     except Exception as error:
-        raise ArchitectureError(f"{text}: calling it failed: {type(error).__name__}: {error}") from error
+        raise ArchitectureError(
+            f"{text}: calling it failed: {type(error).__name__}: {error}; arguments are given "
+            "with --left-arg NAME=VALUE, --right-arg NAME=VALUE"
+        ) from error
 
 
 def _built(text: str, arguments: Mapping[str, Any]) -> Any:
@@ -154,4 +169,6 @@ def _of_class(text: str, arguments: Mapping[str, Any]) -> Any:
         try:
             return cls(made)
         except Exception as error:
-            raise ArchitectureError(f"{text}: cannot be built from its config ({first_line(error)})") from None
+            raise ArchitectureError(
+                f"{text}: cannot be built from its config ({first_line(error)}); check it"
+            ) from None

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ckptmap.infer.findings import Sizes
     from ckptmap.rules.plan import Piece, Plan
 
+PINNED = "told by a pin"
+
 
 @dataclass(frozen=True)
 class Hint:
@@ -67,8 +69,10 @@ def _equations(plan: Plan, left: Mapping[str, Sizes], right: Mapping[str, Sizes]
             continue
         blocks = []
         for block in one.blocks:
+            if "zeros" in (block.left, block.right):
+                raise PlanError((f"the hint for {one.right[0]} has zeros; write `_` here, and `0` in the file",))
             if isinstance(block.left, str) or isinstance(block.right, str):
-                raise PlanError((f"the hint for {one.right[0]} leaves a block without a home; name both tensors",))
+                continue  # what has no home is what is left of its tensor
             sides = [_strided(piece, block.shape) for piece in (block.left, block.right)]
             kept = [axis for axis, size in enumerate(block.shape) if size > 1]
             ends = [Strided(name, start, tuple(steps[axis] for axis in kept)) for name, start, steps in sides]

@@ -207,12 +207,16 @@ class Subject:
             try:
                 returned = outputs(self._call(module))
             except Exception as error:
-                raise ArchitectureError(f"{self.label}: running it failed: {type(error).__name__}: {error}") from error
+                what = f"{type(error).__name__}: {error}"[:300]
+                advice = "say what it is run on with --left-inputs and --right-inputs"
+                raise ArchitectureError(f"{self.label}: running it failed: {what}; {advice}") from error
         activations = [_activation(place, tensor, output=False) for place, tensor in _numbered(seen)]
         activations += [_activation(f"output {path}".strip(), tensor, output=True) for path, tensor in returned.items()]
         kept = tuple(one for one in activations if one is not None)
         if not kept:
-            raise ArchitectureError(f"{self.label}: nothing that it returns depends on its parameters")
+            raise ArchitectureError(
+                f"{self.label}: nothing that it returns depends on its parameters; it must return tensors"
+            )
         return Run(leaves, kept, lookups)
 
 

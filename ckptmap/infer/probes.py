@@ -21,6 +21,7 @@ from ckptmap.infer.places import common_places, has_output, is_constant, still_e
 from ckptmap.infer.probe_classes import Classes, equal_classes
 from ckptmap.infer.probe_runs import Run, Subject, functional
 from ckptmap.infer.probe_side import Side
+from ckptmap.stages import tell
 
 if TYPE_CHECKING:
     import numpy
@@ -195,7 +196,8 @@ class _Search:
             self.values, self.pairs = first
             return
         raise ArchitectureError(
-            f"{self.left.subject.label} and {self.right.subject.label}: filled alike, they have no activation in common"
+            f"{self.left.subject.label} and {self.right.subject.label}: filled alike, they have no "
+            "activation in common, not even in their first layers; check their sizes, and that both get the same inputs"
         )
 
     def _runs(self) -> tuple[Run, Run]:
@@ -217,6 +219,7 @@ class _Search:
         """Tell elements apart once, give those their values, and say whether there was progress."""
         import numpy
 
+        tell("elements told apart by running both", int((self.partner >= 0).sum()), self.right.size)
         runs = self._runs()
         self.pairs = common_places(*runs) or self.pairs
         found = self._fingerprints(runs)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from ckptmap.conversion.convert import convert
 from ckptmap.infer.places import close
 from ckptmap.infer.probe_runs import Subject
 from ckptmap.rules.plan import bind
+from ckptmap.stages import tell
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +41,9 @@ class Verification:
         bits: Whether the left's tensors came back with equal bits.
         until: Where outputs differ, the last places that agree.
         apart: The first places after those.
+        values: Whether no model was run, and what was compared are stored tensors: those that the rules make of the
+            left's with the right's, every bit of them.
+        casts: With `values`, the casts after which tensors of other dtypes are equal, and for how many.
     """
 
     compared: tuple[tuple[str, str], ...]
@@ -48,6 +52,8 @@ class Verification:
     bits: bool
     until: tuple[str, str] | None = None
     apart: tuple[str, str] | None = None
+    values: bool = False
+    casts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -69,6 +75,7 @@ def prove(
     """
     import torch
 
+    tell("the proof")
     state = left.state() if values else _random_state(left)
     homeless: dict[str, torch.Tensor] = {}
     there = convert(rules, state, partial=True, residue=homeless)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from ckptmap.checkpoint import Checkpoint
@@ -18,6 +19,7 @@ from ckptmap.report.document import (
     tensor_rows,
     totals_json,
 )
+from ckptmap.report.values import values_json, values_sections
 
 TENSOR_COLUMNS = ("tensor", "shape", "dtype", "count")
 
@@ -30,18 +32,21 @@ def diff_document(diff: Diff, left: Checkpoint, right: Checkpoint, *, every: boo
         _one_side("only right", diff.only_right, right, "added", every),
         _differing("shape differs", diff.shape_differs, "shape", every),
         _differing("dtype differs", diff.dtype_differs, "dtype", every),
+        *(values_sections(diff.values, every=every) if diff.values is not None else ()),
     )
-    closing = [str(diff)]
+    closing = [str(replace(diff, values=None)), *([] if diff.values is None else [str(diff.values)])]
     if diff.tied:
         closing.insert(0, _tied_sentence(diff))
     if diff.prefix is not None:
         closing.insert(0, _prefix_sentence(diff))
-    return Document(facts, tuple(section for section in sections if section.rows), tuple(closing))
+    return Document(facts, tuple(section for section in sections if section.rows), tuple(closing), str(diff))
 
 
 def diff_names(diff: Diff) -> list[str]:
     """One line a name: `- ` only left, `+ ` only right, `~ ` on both sides but not the same."""
+    values = diff.values
     differing = dict.fromkeys(pair.name for pair in (*diff.shape_differs, *diff.dtype_differs))
+    differing |= dict.fromkeys(one.name for one in values.differing) if values is not None else {}
     marked = (("-", diff.only_left), ("+", diff.only_right), ("~", differing))
     return [f"{mark} {name}" for mark, names in marked for name in names]
 
@@ -65,7 +70,8 @@ def diff_json(diff: Diff, left: Checkpoint, right: Checkpoint) -> dict[str, Any]
         "prefix": prefix and {"left": prefix.left, "right": prefix.right, "tensors": prefix.tensors},
         "tied": [list(pair) for pair in diff.tied],
         "left_out": diff.left_out,
-        "summary": str(diff),
+        "values": None if diff.values is None else values_json(diff.values),
+        "summary": str(replace(diff, values=None)),
         "warnings": [f"{side}: {text}" for side, ckpt in (("left", left), ("right", right)) for text in ckpt.warnings],
     }
 
@@ -115,4 +121,5 @@ def _prefix_sentence(diff: Diff) -> str:
         how = f"without the prefix `{change.left}`"
     else:
         how = f"with the prefix `{change.right}`"
-    return f"{count_text(change.tensors, 'left name')} would be right names {how}."
+    flag = f"--prefix {change.left}={change.right}"
+    return f"{count_text(change.tensors, 'left name')} would be right names {how}. (`{flag}` compares them so.)"

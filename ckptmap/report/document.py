@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ckptmap.checkpoint import Checkpoint
@@ -27,19 +27,22 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Facts as label and text, sections, then sentences that close the report."""
+    """Facts as label and text, sections, then sentences that close the report.
+
+    The headline is the answer in one sentence, for forms that are read from the top; it repeats what the rest says.
+    """
 
     facts: tuple[tuple[str, str], ...] = ()
     sections: tuple[Section, ...] = ()
     closing: tuple[str, ...] = ()
+    headline: str = ""
 
 
 def truncated(document: Document, limit: int | None) -> Document:
     """The document with at most `limit` rows a section; what is left out is counted in a last row."""
     if limit is None:
         return document
-    sections = tuple(_truncated(section, limit) for section in document.sections)
-    return Document(document.facts, sections, document.closing)
+    return replace(document, sections=tuple(_truncated(section, limit) for section in document.sections))
 
 
 def _truncated(section: Section, limit: int) -> Section:
@@ -71,6 +74,7 @@ def printable_document(document: Document) -> Document:
             for section in document.sections
         ),
         row(document.closing),
+        printable(document.headline),
     )
 
 

@@ -25,6 +25,13 @@ MEANING = {
 }
 
 
+def meaning(head: HeadReport) -> str:
+    """What the verdict on a class means, of a head that is there in part too."""
+    if head.verdict == "train the head" and head.head.loaded_tensors:
+        return "the pretrained part is loaded, the head only in part"
+    return MEANING[head.verdict]
+
+
 def heads_document(report: HeadsReport, evidence: Collection[Evidence] | None = None) -> Document:
     """One row a class, the loudest verdicts marked."""
     sections = tuple(
@@ -33,7 +40,9 @@ def heads_document(report: HeadsReport, evidence: Collection[Evidence] | None = 
         if (group := [head for head in report.values() if head.verdict == verdict])
     )
     skipped = [f"{name} cannot be told: {reason}" for name, reason in report.skipped.items()]
-    return Document(_facts(report), (*sections, *_evidence(evidence)), (*report.notes, *skipped))
+    ready = sum(head.verdict == "ready" for head in report.values())
+    headline = f"{report.source}: {ready} of {len(report)} head classes are ready"
+    return Document(_facts(report), (*sections, *_evidence(evidence)), (*report.notes, *skipped), headline)
 
 
 def head_document(
@@ -43,19 +52,20 @@ def head_document(
     facts = [
         *_facts(report),
         ("class", head.class_name),
-        ("verdict", f"{head.verdict} ({MEANING[head.verdict]})"),
+        ("verdict", f"{head.verdict} ({meaning(head)})"),
         ("backbone", _coverage(head.backbone)),
         ("head", _coverage(head.head)),
     ]
     sections = (*head_sections(head, every=every), *_evidence(evidence))
-    return Document(tuple(facts), sections, (*_closing(head), *report.notes))
+    headline = f"{head.class_name} from {report.source}: {head.verdict} ({meaning(head)})"
+    return Document(tuple(facts), sections, (*_closing(head), *report.notes), headline)
 
 
 def heads_sections(report: HeadsReport, *, every: bool = False) -> tuple[Section, ...]:
     """For each class a line with its verdict, then its lists."""
     sections: list[Section] = []
     for head in report.values():
-        heading = f"{head.class_name} would load from {report.source}: {head.verdict} ({MEANING[head.verdict]})"
+        heading = f"{head.class_name} would load from {report.source}: {head.verdict} ({meaning(head)})"
         missing = f"missing {len(head.missing_keys)}, unexpected {len(head.unexpected_keys)}, "
         missing += f"newly initialized {len(head.newly_initialized)}, mismatched {len(head.mismatched_keys)}"
         sections.append(Section(heading, ((missing,),), ("tensors",), TONES.get(head.verdict, "plain")))

@@ -8,9 +8,10 @@ from ckptmap.report.document import Document, Row, Section, printable_document
 
 
 def as_markdown(document: Document) -> str:
-    """A document as Markdown: the closing sentences first, since a comment is read from the top."""
+    """A document as Markdown: the answer first, then all other sentences, since a comment is read from the top."""
     document = printable_document(document)
-    blocks = [f"**{_escaped(sentence)}**" for sentence in document.closing]
+    blocks = [f"**{_escaped(document.headline)}**"] if document.headline else []
+    blocks += [_escaped(sentence) for sentence in document.closing if sentence != document.headline]
     if document.facts:
         blocks.append("\n".join(f"- {label}: {_escaped(text)}" for label, text in document.facts))
     blocks += [_section(section) for section in document.sections]
@@ -19,12 +20,12 @@ def as_markdown(document: Document) -> str:
 
 def _section(section: Section) -> str:
     lines = [f"### {_escaped(section.heading)}", ""] if section.heading else []
-    lines += [_line(section.columns), "|" + " --- |" * len(section.columns)]
-    for row in section.rows:
-        name, *cells = row
-        named = name if len(row) == 1 else _code(name)
-        padding = [""] * (len(section.columns) - len(row))
-        lines.append(_line((named, *map(_escaped, cells), *padding)))
+    rows = [(*row, *[""] * (len(section.columns) - len(row))) for row in section.rows]
+    used = [at for at in range(len(section.columns)) if not at or any(row[at] for row in rows)]
+    lines += [_line(tuple(section.columns[at] for at in used)), "|" + " --- |" * len(used)]
+    for row, whole in zip(section.rows, rows, strict=True):
+        name = _escaped(row[0]) if len(row) == 1 else _code(row[0])
+        lines.append(_line((name, *(_escaped(whole[at]) for at in used[1:]))))
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from ckptmap.errors import RuleError
+from ckptmap.errors import CheckpointError, RuleError
 from ckptmap.rules.names import Choice, Index, Matcher, NamePattern, Part, Segment
 from ckptmap.rules.shapes import Shape
 
@@ -273,8 +273,19 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all.
+
+    Raises:
+        CheckpointError: It cannot be written.
+    """
     target = Path(os.path.realpath(path))
+    try:
+        _replace(target, text)
+    except OSError as error:
+        raise CheckpointError(f"cannot be written: {error.strerror}; nothing was changed", source=str(path)) from None
+
+
+def _replace(target: Path, text: str) -> None:
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
     handle, draft = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:

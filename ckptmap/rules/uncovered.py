@@ -18,10 +18,15 @@ def without_rule(side: int, shapes: Mapping[str, Sizes]) -> Iterator[str]:
         shapes: Their shapes by name.
     """
     for pattern in group(shapes, shapes):
-        name, shape = _as_rule(pattern), list(shapes[pattern.first])
-        rule = f"{name} <-> _" if side == 0 else f"_ <-> {name}"
+        shape, rule = list(shapes[pattern.first]), left_out(side, pattern)
         many, them = ("s", "them") if len(pattern) > 1 else ("", "it")
         yield f"no rule covers {SIDES[side]} tensor{many} {pattern} {shape}. Add one, or leave {them} out: `{rule}`."
+
+
+def left_out(side: int, names: Pattern | str) -> str:
+    """The rule that leaves tensors of a side out."""
+    name = names if isinstance(names, str) else _as_rule(names)
+    return f"{name} <-> _" if side == 0 else f"_ <-> {name}"
 
 
 def _as_rule(pattern: Pattern) -> str:

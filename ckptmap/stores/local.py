@@ -5,16 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from ckptmap.errors import CheckpointError
 from ckptmap.stores.base import StoredFile
 
+State: TypeAlias = tuple[int, int, int, int]
+"""What changes when a file is written to or replaced: device, inode, size, and the time of the last change."""
+
 
 class LocalStore:
-    """A folder on this machine; only the files directly in it are listed, as a checkpoint's are."""
+    """A folder on this machine; only the files directly in it are listed, as a checkpoint's are.
+
+    A file is read as it was when its size was first asked for: one that was changed or replaced since is an error, as
+    its header would belong to other bytes.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._seen: dict[str, State] = {}
 
     @property
     def label(self) -> str:
@@ -38,19 +47,25 @@ class LocalStore:
 
     def size(self, file: str) -> int:
         try:
-            return os.stat(self.folder / file).st_size
+            status = os.stat(self.folder / file)
         except OSError as error:
             raise CheckpointError(f"cannot be read: {error.strerror}", source=str(self.folder / file)) from None
+        self._seen.setdefault(file, _state(status))
+        return status.st_size
 
     def read(self, file: str, offset: int, length: int) -> bytes:
         path = self.folder / file
         try:
             with open(path, "rb", buffering=0) as stream:
+                if (seen := self._seen.get(file)) and _state(os.fstat(stream.fileno())) != seen:
+                    raise changed(str(path))
                 stream.seek(offset)
                 data = stream.read(length)
                 # One read may return less than asked (2 GiB at most on Linux, or at a signal).
                 while len(data) < length and (more := stream.read(length - len(data))):
                     data += more
+        except CheckpointError:
+            raise
         except OSError as error:
             raise CheckpointError(f"cannot be read: {error.strerror}", source=str(path)) from None
         if len(data) < length:
@@ -63,3 +78,28 @@ class LocalStore:
 
     def local_path(self, file: str) -> Path | None:
         return self.folder / file
+
+    def seen(self, file: str) -> State | None:
+        """The state of a file when its size was first asked for, if it was."""
+        return self._seen.get(file)
+
+
+def state_of(path: str) -> State:
+    """The state of a file now.
+
+    Raises:
+        CheckpointError: It is not there.
+    """
+    try:
+        return _state(os.stat(path))
+    except OSError as error:
+        raise CheckpointError(f"cannot be read any more: {error.strerror}", source=path) from None
+
+
+def changed(path: str) -> CheckpointError:
+    """The error to raise about a file that is not in the state it was in."""
+    return CheckpointError("was changed or replaced since its header was read; run again", source=path)
+
+
+def _state(status: os.stat_result) -> State:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

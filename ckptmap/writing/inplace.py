@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ckptmap.errors import CheckpointError, ConvertError
+from ckptmap.formats.safetensors import UNDO_SUFFIX
 from ckptmap.writing.atomic import sync_folder, trouble, write_all, write_text
 
-SUFFIX = ".ckptmap-undo"
 MAGIC = b"ckptmap undo 1\n"
 INSERT_RANGE, COLLAPSE_RANGE = 0x20, 0x08
 """Modes of fallocate(2). Source: linux/falloc.h."""
@@ -26,7 +26,7 @@ INSERT_RANGE, COLLAPSE_RANGE = 0x20, 0x08
 
 def journal_of(file: Path) -> Path:
     """Where the journal of a file lies."""
-    return file.with_name(file.name + SUFFIX)
+    return file.with_name(file.name + UNDO_SUFFIX)
 
 
 def replace_header(file: Path, header: bytes) -> None:

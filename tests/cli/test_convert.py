@@ -50,9 +50,9 @@ def test_what_the_data_refuse_exits_1(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["a"], "ckptmap convert: takes [F] IN OUT; 1 operands were given"),
-        (["f", "a", "b", "--in-place"], "ckptmap convert: takes [F] FILE --in-place; 3 operands were given"),
-        (["f", "fixtures/roberta-cls", "b", "--size", "k"], "--size k: must be NAME=NUMBER"),
+        (["a"], "convert: takes [F] IN OUT, and 1 operands were given"),
+        (["f", "a", "b", "--in-place"], "convert: takes [F] FILE --in-place, and 3 operands were given"),
+        (["f", "fixtures/roberta-cls", "b", "--size", "k"], "--size k: not a length. Write --size r=2."),
         (["f", "nowhere.safetensors", "b.safetensors"], "nowhere.safetensors: there is no such file or folder here"),
     ],
 )

@@ -75,7 +75,10 @@ def test_a_bare_file_with_a_config_or_a_model_type(
     file = str(tmp_path / "weights.safetensors")
     shutil.copy(fixtures / "roberta-mlm" / "model.safetensors", file)
     assert main(["heads", file]) == 2
-    assert "has no config.json; give one, or a model type" in capsys.readouterr().err
+    assert (
+        "has no config.json to tell its family; give one with --config FILE, or --model-type TYPE"
+        in capsys.readouterr().err
+    )
     config = str(fixtures / "roberta-mlm" / "config.json")
     assert main(["heads", file, "--config", config, "--class", "RobertaForMaskedLM"]) == 0
     assert "verdict     ready" in capsys.readouterr().out
@@ -164,3 +167,25 @@ class TestDiff:
         out = capsys.readouterr().out
         assert "head classes cannot be told: Mine: " in out
         assert "37 tensors the same" in out
+
+
+def test_check_is_about_the_declared_class(fixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = fixtures / "roberta-cls"
+    assert main(["heads", str(whole), "--check"]) == 0
+    assert "verdict     ready" in capsys.readouterr().out
+    with open_checkpoint(whole) as checkpoint:
+        rest = {name: checkpoint.load(name) for name in checkpoint if name != "classifier.out_proj.bias"}
+    save_file(rest, tmp_path / "model.safetensors")
+    shutil.copy(whole / "config.json", tmp_path)
+    assert main(["heads", str(tmp_path), "--check", "--format", "markdown"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("**RobertaForSequenceClassification from ")
+    assert "| `classifier.out_proj.bias` | [3] |" in out
+    assert main(["heads", str(tmp_path), "--check", "--class", "RobertaForMaskedLM", "-q"]) == 1
+    assert "lm_head.bias" in capsys.readouterr().out.splitlines()
+
+
+def test_check_needs_a_class(fixtures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = str(fixtures / "roberta-cls" / "model.safetensors")
+    assert main(["heads", weights, "--check", "--model-type", "roberta"]) == 2
+    assert "declares no architectures. Name one with --class" in capsys.readouterr().err

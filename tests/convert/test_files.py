@@ -250,6 +250,7 @@ import os, sys
 from pathlib import Path
 import torch
 from ckptmap import CheckpointError
+from ckptmap.__main__ import main
 from ckptmap.conversion.convert import convert
 from tests.convert.plans import fused, plan, read, rename, save
 disk = Path(sys.argv[1])
@@ -273,6 +274,11 @@ for name in ("b.safetensors", "out"):
         if force:
             kept = disk / name / "model.safetensors" if name == "out" else disk / name
             assert kept.read_text() == "old"
+(disk / "r.ckptmap").write_text("n <-> m")
+(disk / "filler").write_bytes(bytes(200_000))
+before = sorted(os.walk(disk))
+assert main(["convert", str(disk / "r.ckptmap"), str(disk / "a.safetensors"), str(disk / "d.safetensors")]) == 2
+assert sorted(os.walk(disk)) == before
 """
 
 
@@ -287,6 +293,8 @@ def test_a_disk_that_is_really_full_leaves_the_old(tmp_path: Path) -> None:
     if done.returncode == 77 or "unshare" in done.stderr:
         pytest.skip(f"no small disk can be made here: {done.stderr.strip()}")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr.startswith("ckptmap: ")
+    assert done.stderr.endswith("d.safetensors: cannot be written: No space left on device; nothing was changed\n")
 
 
 @pytest.mark.parametrize("has_call", [False, True])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ckptmap.__main__ import main
 from ckptmap.conversion.convert import convert, undo
 from ckptmap.errors import ConvertError
 from ckptmap.rules.plan import Plan
@@ -110,6 +111,24 @@ def test_the_next_conversion_undoes_first(tmp_path: Path) -> None:
         stream.write(b"\0" * 30)
     made = convert(longer(1), file)
     assert set(made) == {"m", "p"}
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 30])
+def test_who_only_reads_is_told_of_a_journal(tmp_path: Path, damage: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever the header looks like by now: a conversion with a journal has not happened."""
+    file = save(tmp_path / "model.safetensors", state())
+    before = file.read_bytes()
+    inplace._write_journal(file, file.stat(), before[: 8 + int.from_bytes(before[:8], "little")], 0)
+    with open(file, "r+b") as stream:
+        stream.write(damage)
+    for source in (file, tmp_path):
+        assert main(["inspect", str(source)]) == 2
+        told = capsys.readouterr().err
+        assert "a conversion --in-place of this file is under way or was cut short" in told
+        assert f"`ckptmap convert --undo {file}`" in told
+    assert main(["convert", "--undo", str(file)]) == 0
+    assert main(["inspect", str(file)]) == 0
+    assert file.read_bytes() == before
 
 
 def test_a_journal_of_another_file(tmp_path: Path) -> None:

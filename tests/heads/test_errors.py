@@ -100,20 +100,27 @@ def test_trust_in_remote_code_is_not_to_be_had(folder: Folder) -> None:
 def test_a_missing_config(folder: Folder) -> None:
     path = folder()
     message = problem(CheckpointError, path)
-    assert message == f"{path}: has no config.json; give one, or a model type"
+    assert (
+        message == f"{path}: has no config.json to tell its family; give one with --config FILE, or --model-type TYPE"
+    )
     assert "BertModel" in heads(path, ["BertModel"], config=BERT)
 
 
 def test_a_state_dict_has_no_config() -> None:
     state = {"embeddings.word_embeddings.weight": torch.zeros(12, 8)}
-    assert problem(CheckpointError, state) == "state dict: has no config.json; give one, or a model type"
+    assert (
+        problem(CheckpointError, state)
+        == "state dict: has no config.json to tell its family; give one with --config FILE, or --model-type TYPE"
+    )
     assert heads(state, ["BertModel"], config=BERT)["BertModel"].backbone.loaded_tensors == 1
 
 
 @pytest.mark.parametrize("named", [{}, {"model_type": None}, {"model_type": ""}, {"model_type": ["bert"]}])
 def test_a_config_without_a_model_type(named: dict[str, Any], folder: Folder) -> None:
     path = folder({"architectures": ["BertModel"], **named})
-    assert problem(CheckpointError, path) == f"{path}: its config.json names no model_type; give one"
+    assert (
+        problem(CheckpointError, path) == f"{path}: its config.json names no model_type; give it with --model-type TYPE"
+    )
 
 
 @pytest.mark.parametrize("model_type", ["nonesuch", "BERT", "../bert", "bert*", "no\nsuch"])

@@ -207,7 +207,7 @@ def test_without_inputs_usual_ones_are_tried_and_named_when_none_runs() -> None:
 
 
 def test_from_names_alone_what_no_name_tells_stays_open(fixtures: Path) -> None:
-    found = ckptmap.remap(fixtures / "roberta-mlm", fixtures / "roberta-cls")
+    found = ckptmap.remap(fixtures / "roberta-mlm", fixtures / "roberta-cls", values=False)
     assert found.verification is None
     assert "classifier.out_proj.weight" in {one.name for one in found.right_only}
     assert "classifier.dense.weight" in {name for one in found.undecided for name in one.right}
@@ -288,8 +288,42 @@ def test_guesses_are_written_as_such_and_questions_asked_on_a_terminal(
     assert "2 more are guesses" in shown
     assert "--pin 'layers.{i}.attn.wk.weight <-> layers.{i}.attn.key.weight'" in shown
     assert main(["check", out]) == 1
+    capsys.readouterr()
+    assert main(["remap", a, b, "--format", "markdown"]) == 1
+    comment = capsys.readouterr().out
+    assert comment.startswith("**not proven: ")
+    assert "### undecided\n\n| what would decide it |" in comment
+    assert "\n```\nckptmap 1\n" in comment
     answers = iter(["no rule at all", "layers.{i}.attn.wq.weight <-> layers.{i}.attn.query.weight"])
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda prompt: next(answers))
-    assert main(["remap", a, b, "-o", out, "--ask"]) == 0
+    assert main(["remap", a, b, "-o", out, "--ask", "--no-verify"]) == 0
     assert main(["check", out]) == 0
+
+
+BARE = """
+import torch
+from tests.convert.test_handbuilt import Classifier
+
+class Bare(Classifier):
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Sequential(torch.nn.Linear(24, 7))  # new, and not used yet
+
+    def forward(self, ids):
+        x = self.norm(self.tok(ids) + self.pos(torch.arange(ids.shape[1])) + self.seg(torch.zeros_like(ids)))
+        for block in self.blocks:
+            x = block(x)
+        return x
+"""
+
+
+def test_what_has_no_counterpart_has_a_line_so_that_the_file_converts(fixtures: Path, tmp_path: Path) -> None:
+    (tmp_path / "bare.py").write_text(BARE)
+    rules, out, left = tmp_path / "bare.ckptmap", tmp_path / "bare.safetensors", fixtures / "roberta-cls"
+    model = f"{tmp_path / 'bare.py'}:Bare"
+    assert main(["remap", f"{left}#RobertaForSequenceClassification", model, "-o", str(rules)]) == 0
+    lines = {" ".join(line.split("#")[0].split()) for line in rules.read_text().splitlines()}
+    assert {"_ <-> head.0.weight", "classifier.dense.weight <-> _"} <= lines
+    assert main(["check", str(rules), str(left)]) == 0
+    assert main(["convert", str(rules), str(left), str(out)]) == 0

@@ -99,6 +99,14 @@ def test_rules_that_do_not_fit_are_refused() -> None:
         ckptmap.verify(rules("table.weight <-> table.weight : a b <-> b a"), Rotary(halves=True), Rotary(halves=False))
 
 
+def test_a_size_that_nothing_tells_is_asked_for_and_may_be_given() -> None:
+    models, inputs = (Rotary(halves=True), Rotary(halves=False)), ((IDS,), (IDS,))
+    open_size = rules(GOOD.replace("size d = 2\n", "size d\n").replace("size r = 2\n", ""))
+    with pytest.raises(PlanError, match="give --size"):
+        ckptmap.verify(open_size, *models, inputs=inputs)
+    assert ckptmap.verify(open_size, *models, inputs=inputs, sizes={"d": 2, "r": 2}).passed
+
+
 def test_a_checkpoint_cannot_be_run(fixtures: Path) -> None:
     with pytest.raises(ArchitectureError, match="names and shapes only"):
         ckptmap.verify(rules(GOOD), fixtures / "roberta-cls", Rotary(halves=True))
@@ -111,6 +119,10 @@ def test_the_rules_that_remap_writes_pass_and_a_changed_one_does_not(
     assert main(["remap", left, HAND_BUILT, "-o", str(file)]) == 0
     assert main(["verify", str(file), left, HAND_BUILT]) == 0
     assert "proven" in capsys.readouterr().out
+    assert main(["verify", str(file), left, HAND_BUILT, "--format", "markdown"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("**proven: ")
+    assert lines[-3:-1] == ["| left | right |", "| --- | --- |"]
     text = file.read_text()
     assert "{query,key,value}" in text
     file.write_text(text.replace("{query,key,value}", "{key,query,value}"))

@@ -1,0 +1,1 @@
+"""One file for each form that rules can be exported in, and what these files share."""

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import ckptmap
 from ckptmap.__main__ import main
+from ckptmap.infer.proof import Verification
+from ckptmap.remapping import Remap
+from ckptmap.report.html.remap import remap_page
 
 
 @pytest.fixture
@@ -67,3 +71,20 @@ def test_no_name_can_end_the_data(argv: list[str], tmp_path: Path) -> None:
     data = (tmp_path / "a.html").read_text().split('id="data">')[1].split("</script>")[0]
     assert not set("<>&") & set(data)
     assert data.isascii()
+
+
+def test_nothing_is_called_good_that_is_not_whole_and_proven() -> None:
+    rules, shapes = ckptmap.Rules.parse("ckptmap 1\na <-> b\n"), {"left": {"a": (2,)}, "right": {"b": (2,)}}
+    passed = Verification((("output", "output"),), 0.0, ("output", "output"), True)
+    failed = Verification((("output", "output"),), 0.5, ("output", "output"), True)
+    nothing = ckptmap.Rules.parse("ckptmap 1\n")
+    answers = {
+        "good": Remap(rules, verification=passed, **shapes),
+        "doubt": Remap(rules, note="names only", **shapes),
+        "open": Remap(nothing, draft=ckptmap.Rules.parse("ckptmap 1\nguess a <-> b\n"), **shapes),
+        "left": Remap(nothing, verification=failed, unproven=rules, **shapes),
+    }
+    assert {tone: remap_page(answer)["tone"] for tone, answer in answers.items()} == {tone: tone for tone in answers}
+    labels = [remap_page(answer)["matching"] for answer in answers.values()]
+    states = [one["states"][one["links"]["state"][0]]["label"] for one in labels]
+    assert states == ["decided", "decided", "guess", "not proven"]

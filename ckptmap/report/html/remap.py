@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptmap.patterns import group
-from ckptmap.report.html.matching import Matching, Side, State
+from ckptmap.report.html.matching import Matching, Side, State, Tone
 from ckptmap.report.remap import remap_counts, remap_verdict
 from ckptmap.rules.layout import written
 from ckptmap.rules.plan import Equation, bind
@@ -56,7 +56,7 @@ def remap_page(answer: Remap, *, module_pins: bool = False) -> dict[str, Any]:
         "kind": "remap",
         "title": f"{rules.left} and {rules.right}",
         "headline": remap_verdict(answer),
-        "tone": "left" if answer.unproven is not None else "good" if done else "open",
+        "tone": _tone(answer, done=done),
         "facts": [],
         "sentences": sentences,
         "matching": matching.to_json(),
@@ -66,6 +66,15 @@ def remap_page(answer: Remap, *, module_pins: bool = False) -> dict[str, Any]:
         "questions": [_question_json(matching, answer, one) for one in answer.undecided],
         "pickable": not done,
     }
+
+
+def _tone(answer: Remap, *, done: bool) -> Tone:
+    """Good is only what is decided whole and proven."""
+    if answer.unproven is not None:
+        return "left"
+    if not done:
+        return "open"
+    return "good" if answer.verification is not None and answer.verification.passed else "doubt"
 
 
 def _link(matching: Matching, answer: Remap, rules: Rules) -> None:

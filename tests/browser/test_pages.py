@@ -256,7 +256,7 @@ def test_values_are_a_map_of_layers_and_modules(tab: Tab, page: Path) -> None:
         "note": "all 3 layers moved, the most in layer 2",
         "rows": ["layer 0", "layer 1", "layer <b>2"],
         "columns": ["query", "value", "mlp.up"],
-        "cells": [[0, 0.01, None], [0, 0.02, 0.001], [0, 0.3, 0.0004]],
+        "cells": [[0, 0.01, None], [0, 0.02, 0.001], ["≠", 0.3, 0.0004]],
     }
     shown = {
         "kind": "diff",
@@ -265,11 +265,11 @@ def test_values_are_a_map_of_layers_and_modules(tab: Tab, page: Path) -> None:
         "tone": "change",
         "facts": [],
         "sentences": [],
-        "heat": heat,
+        "heat": [heat],
     }
     write_page(page, shown)
     tab.open(page)
-    assert tab.texts(".heat tbody td") == ["0", "0.01", "·", "0", "0.02", "0.001", "0", "0.3", "4e-4"]
+    assert tab.texts(".heat tbody td") == ["0", "0.01", "·", "0", "0.02", "0.001", "≠", "0.3", "4e-4"]
     assert tab.texts(".heat tbody th")[2] == "layer <b>2"
     tab.click(".heat tbody td")
     tab.press("ArrowRight", "ArrowDown", "ArrowDown")

@@ -11,14 +11,16 @@ from ckptmap.heads import HeadsReport
 from ckptmap.report.diff import diff_document, diff_json
 from ckptmap.report.html.heads import class_rows
 from ckptmap.report.html.matching import Matching, Side, State
+from ckptmap.report.html.values import heat_maps, said_of_tensors, value_tables
 
 SHAPE = State("≠", "shape differs", "change", "the same name on both sides, and another shape")
 DTYPE = State("~", "dtype differs", "doubt", "the same name and shape, and another dtype")
 LEFT = State("−", "only left", "left", "the right side has no tensor of this name")
 RIGHT = State("+", "only right", "right", "the left side has no tensor of this name")
-PREFIX = State("≈", "other prefix", "open", "the same tensor, were its prefix the other side's")
+VALUES = State("Δ", "values differ", "open", "name, shape and dtype agree, and values do not")
+PREFIX = State("≈", "other prefix", "good", "the same tensor, were its prefix the other side's")
 SAME = State("=", "same", "quiet", "name, shape and dtype agree")
-STATES = (LEFT, RIGHT, SHAPE, DTYPE, PREFIX, SAME)
+STATES = (LEFT, RIGHT, SHAPE, DTYPE, VALUES, PREFIX, SAME)
 
 
 def diff_page(
@@ -32,16 +34,20 @@ def diff_page(
         right: The right one.
         told: What head classes would load, and what there is to say of it.
     """
-    matching = Matching(_side(left), _side(right), STATES)
+    matching = Matching(_left_side(diff, left), _side(right), STATES)
     tied = dict(diff.tied)
+    values = diff.values
+    said = {} if values is None else said_of_tensors(values)
+    moved = set() if values is None else {one.name for one in values.differing}
     for state, pairs in ((SHAPE, diff.shape_differs), (DTYPE, diff.dtype_differs)):
         done = {pair.name for pair in diff.shape_differs} if state is DTYPE else set()
         for pair in pairs:
             if pair.name not in done:
                 both = state is SHAPE and pair.left.dtype != pair.right.dtype
-                matching.link([pair.name], [pair.name], state, "the dtype differs, too" if both else "")
+                why = "the dtype differs, too" if both else said.get(pair.name, "")
+                matching.link([pair.name], [pair.name], state, why)
     for name in diff.same:
-        matching.link([name], [name], SAME)
+        matching.link([name], [name], VALUES if name in moved else SAME, said.get(name, ""))
     renamed = _renamed(diff)
     for one, other in renamed.items():
         matching.link([one], [other], PREFIX)
@@ -52,19 +58,38 @@ def diff_page(
     for name in diff.only_right:
         if name not in taken:
             matching.link([], [name], RIGHT, _tie(tied, name))
+    headline = str(diff) if values is None else str(values)
     document, fields = diff_document(diff, left, right), diff_json(diff, left, right)
     notes = [note for _, notes in told for note in notes]
     return {
         "kind": "diff",
         "title": f"{left.source} and {right.source}",
-        "headline": str(diff),
+        "headline": headline,
         "tone": "change" if diff else "doubt" if diff.left_out else "good",
         "facts": [list(fact) for fact in document.facts],
-        "sentences": [*document.closing[:-1], *fields["warnings"], *notes],
+        "sentences": [
+            *(sentence for sentence in document.closing if sentence != headline),
+            *fields["warnings"],
+            *notes,
+        ],
         "matching": matching.to_json(),
         "classes": [row for report, _ in told if report is not None for row in class_rows(report)],
-        "heat": None,
+        "heat": [] if values is None else heat_maps(values),
+        "sections": [] if values is None else value_tables(values),
     }
+
+
+def _left_side(diff: Diff, left: Checkpoint) -> Side:
+    """The left side; compared through rules, as what they make of it, under the names of the right."""
+    if all(name in left for name in diff.same):
+        return _side(left)
+    pairs = {pair.name: pair.left for pair in (*diff.shape_differs, *diff.dtype_differs)}
+    specs = pairs | {name: diff.right[name] for name in diff.same} | {name: left[name] for name in diff.only_left}
+    return Side(
+        f"{left.source}, through the rules",
+        {name: spec.shape for name, spec in specs.items()},
+        {name: spec.dtype for name, spec in specs.items()},
+    )
 
 
 def _side(checkpoint: Checkpoint) -> Side:

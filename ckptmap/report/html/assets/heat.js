@@ -1,8 +1,8 @@
 // Layer × module: how far values moved, darker for more.
 
-function heat(data) {
-  const largest = Math.max(0, ...data.cells.flat().filter((cell) => cell !== null));
-  const told = make("p", { class: "heat-told", role: "status", "aria-live": "polite" }, data.note);
+function heat(data, number) {
+  const largest = data.cells.flat().reduce((most, cell) => (typeof cell === "number" ? Math.max(most, cell) : most), 0);
+  const line = make("p", { class: "heat-told", role: "status", "aria-live": "polite" }, data.note);
   const rows = data.cells.map((cells, row) =>
     make(
       "tr",
@@ -10,19 +10,20 @@ function heat(data) {
       make("th", { scope: "row" }, data.rows[row]),
       ...cells.map((cell, column) => {
         const place = `${data.rows[row]}, ${data.columns[column]}`;
-        const text = cell === null ? "·" : cell === 0 ? "0" : short(cell);
+        const text = cell === null ? "·" : typeof cell === "number" ? short(cell) : cell;
+        const told = cell === null ? "no such tensor" : typeof cell === "number" ? `${data.unit} ${cell.toPrecision(4)}` : cell;
         const box = make(
           "td",
           {
             tabindex: row || column ? "-1" : "0",
             class: cell === null ? "nothing-there" : "",
-            title: `${printable(place)}: ${cell === null ? "no such tensor" : text}`,
-            onfocus: () => (told.textContent = printable(`${place}: ${cell === null ? "no such tensor" : `${data.unit} ${cell.toPrecision(4)}`}`)),
+            title: printable(`${place}: ${told}`),
+            onfocus: () => (line.textContent = printable(`${place}: ${told}`)),
             onclick: (event) => event.target.focus(),
           },
           text,
         );
-        const share = cell && largest ? cell / largest : 0;
+        const share = typeof cell === "number" && largest ? cell / largest : 0;
         box.style.setProperty("--heat", `${Math.round(100 * Math.sqrt(share))}%`);
         if (share > 0.3) box.classList.add("warm");
         if (share > 0.49) box.classList.add("hot");
@@ -36,10 +37,11 @@ function heat(data) {
     make("thead", {}, make("tr", {}, make("td", {}), ...data.columns.map((column) => make("th", { scope: "col" }, column)))),
     make("tbody", {}, ...rows),
   );
-  return panel("heat", data.title, told, make("div", { class: "wide" }, table));
+  return panel(`heat-${number}`, data.title, line, make("div", { class: "wide" }, table));
 }
 
 function short(value) {
+  if (value === 0) return "0";
   return value >= 0.001 && value < 1000 ? String(Number(value.toPrecision(2))) : value.toExponential(0).replace("e+", "e");
 }
 

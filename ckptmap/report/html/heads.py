@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptmap.heads import Coverage, HeadReport, HeadsReport
 from ckptmap.report.document import Section
-from ckptmap.report.heads import MEANING, head_notes, head_sections, heads_document
+from ckptmap.report.heads import MEANING, head_notes, head_sections, heads_document, meaning
 
 if TYPE_CHECKING:
     from ckptmap.heads.untouched import Evidence
@@ -66,7 +66,7 @@ def _class_row(source: str, head: HeadReport) -> dict[str, Any]:
         "name": head.class_name,
         "source": source,
         "verdict": head.verdict,
-        "meaning": MEANING[head.verdict],
+        "meaning": meaning(head),
         "symbol": symbol,
         "tone": tone,
         "backbone": _coverage(head.backbone),

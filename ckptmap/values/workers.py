@@ -17,6 +17,8 @@ Item = TypeVar("Item")
 Progress: TypeAlias = Callable[[int, int], None]
 """Told of the bytes read and the bytes to read."""
 
+FETCHES = 16
+"""Ranges of a repo that are under way at once."""
 TOLD_EVERY = 0.05
 """Seconds between two reports of progress: a bar that is drawn for every block would hold up the readers."""
 PATIENCE = 0.2
@@ -70,7 +72,7 @@ class Scratch:
         return self._sides[side]
 
 
-def run_all(work: Callable[[Item, Scratch], None], items: Iterable[Item], meter: Meter, *, workers: int = 0) -> None:
+def run_all(work: Callable[[Item, Scratch], object], items: Iterable[Item], meter: Meter, *, workers: int = 0) -> None:
     """Do work on every item by several threads; the first error stops all and is raised.
 
     Args:

@@ -94,6 +94,11 @@ class Diff:
             + values
         )
 
+    def _repr_html_(self) -> str:
+        from ckptmap.report.html.notebook import diff_html
+
+        return diff_html(self)
+
 
 def diff(
     left: Source | Checkpoint,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ckptmap.checkpoint import Checkpoint
     from ckptmap.infer.by_modules import ByModules
-    from ckptmap.infer.findings import Elements
+    from ckptmap.infer.findings import Elements, Sizes
     from ckptmap.infer.inputs import Inputs
     from ckptmap.infer.proof import Verification
     from ckptmap.spec import TensorSpec
@@ -51,6 +51,8 @@ class Remap:
         unproven: Rules that failed their proof; at least one of them is wrong.
         draft: The decided rules together with guesses, which are marked so; None if nothing is guessed.
         note: Why models were not run, if they were not.
+        left: Shapes of the left tensors, by the names that the rules have.
+        right: The same of the right.
     """
 
     rules: Rules
@@ -62,6 +64,13 @@ class Remap:
     unproven: Rules | None = None
     draft: Rules | None = None
     note: str = ""
+    left: Mapping[str, Sizes] = field(default_factory=dict, repr=False)
+    right: Mapping[str, Sizes] = field(default_factory=dict, repr=False)
+
+    def _repr_html_(self) -> str:
+        from ckptmap.report.html.notebook import remap_html
+
+        return remap_html(self)
 
 
 def remap(
@@ -147,6 +156,8 @@ def _not_run(sides: tuple[Operand, Operand], hints: Sequence[str], layers: str |
         found.evidence,
         found.verification,
         draft=found.draft if guessed else None,
+        left=found.shapes[0],
+        right=found.shapes[1],
     )
 
 
@@ -228,8 +239,10 @@ def _by_modules(
 def _disproven(answer: Remap, proof: Verification, sides: tuple[Operand, Operand]) -> Remap:
     """Rules that do not make the models agree decide nothing."""
     question = "the rules found failed their proof; --pin those that you know to be right, or give other inputs"
-    everything = Open(tuple(sides[0].shapes), tuple(sides[1].shapes), question)
-    return Remap(Rules.parse(f"ckptmap {LANGUAGE}\n"), (everything,), verification=proof, unproven=answer.rules)
+    left, right = (side.shapes for side in sides)
+    everything = Open(tuple(left), tuple(right), question)
+    nothing = Rules.parse(f"ckptmap {LANGUAGE}\n")
+    return Remap(nothing, (everything,), verification=proof, unproven=answer.rules, left=left, right=right)
 
 
 def _check_alike(seen: ByModules, found: Elements, labels: tuple[str, str]) -> None:
@@ -300,6 +313,8 @@ def _answer(
         left_only,
         right_only,
         {name: text for name, text in evidence.items() if name in said},
+        left=left.shapes,
+        right=right.shapes,
     )
 
 

@@ -71,6 +71,34 @@ def add_yes(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--yes", action="store_true", help=f"fetch values from the Hub even if they exceed {most}")
 
 
+def add_html(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that keeps the report as a page, too."""
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write the report as a page for the browser, too")
+
+
+def keep_page(target: Path | None, made: Callable[[], dict[str, Any]]) -> None:
+    """Write the page that a person asked for.
+
+    Args:
+        target: Where; None if nobody asked.
+        made: Makes the page's data.
+    """
+    if target is None:
+        return
+    from ckptmap.report.html.page import write_page
+
+    write_page(target, made())
+    print(printable(f"{target}: written"), file=sys.stderr)
+
+
+def check_page(target: Path | None) -> None:
+    """Tell before any work if the page could not be written."""
+    if target is not None:
+        from ckptmap.report.html.page import check_target
+
+        check_target(target)
+
+
 def open_source(args: argparse.Namespace, source: str, side: str = "") -> Checkpoint:
     """Open one operand as its flags say, with a sign of life on a terminal when it takes long."""
     chosen = {

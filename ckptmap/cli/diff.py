@@ -12,9 +12,12 @@ from ckptmap.checkpoint import Checkpoint
 from ckptmap.cli.common import (
     SOURCE_HELP,
     add_choices,
+    add_html,
     add_output,
     add_yes,
     announced,
+    check_page,
+    keep_page,
     open_class,
     open_source,
     show_document,
@@ -28,11 +31,12 @@ from ckptmap.heads import HeadsReport, architectures, heads
 from ckptmap.report.diff import diff_document, diff_json, diff_names
 from ckptmap.report.document import Document
 from ckptmap.report.heads import head_json, heads_sections
+from ckptmap.report.html.diff import diff_page
 
 EXAMPLES = """\
   ckptmap diff FacebookAI/roberta-base ./my-finetune
   ckptmap diff FacebookAI/roberta-base '#RobertaForTokenClassification'
-  ckptmap diff ./v1 ./v2 --format markdown
+  ckptmap diff ./v1 ./v2 --html report.html
   ckptmap diff FacebookAI/roberta-base ./my-finetune --values
   ckptmap diff FacebookAI/roberta-base mine.bin --values --rules r.ckptmap
   ckptmap diff last.ckpt ./exported --left-at state_dict
@@ -66,11 +70,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-cache", action="store_true", help="neither read nor keep what classes expect on disk")
     add_choices(parser, sides=("left", "right"))
     add_output(parser)
+    add_html(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Show the difference; 0 if there is none, 1 if there is, 2 if that could not be told."""
     _check_flags(args)
+    check_page(args.html)
     with open_source(args, args.left, "left") as left:
         source, _, class_name = args.right.partition("#")
         config: Mapping[str, Any] | None
@@ -81,16 +87,18 @@ def run(args: argparse.Namespace) -> int:
             config = right.config
         with right:
             difference = _diff(args, left, right)
+            asked = [class_name] if class_name else None
+            names_differ = bool(replace(difference, values=None)) and args.rules is None
+            wanted = names_differ and not args.no_heads and (args.html is not None or not args.quiet)
+            told = [_heads(args, left, config, asked)] if wanted else []
+            if told and args.reverse and not class_name:
+                told.append(_heads(args, right, left.config, None))
+            keep_page(args.html, lambda: diff_page(difference, difference.left, right, told))
             if args.quiet:
                 show_names(diff_names(difference))
                 if difference.left_out:
                     print(f"ckptmap: {difference}", file=sys.stderr)
                 return _exit_code(difference)
-            asked = [class_name] if class_name else None
-            names_differ = bool(replace(difference, values=None)) and args.rules is None
-            told = [_heads(args, left, config, asked)] if names_differ and not args.no_heads else []
-            if told and args.reverse and not class_name:
-                told.append(_heads(args, right, left.config, None))
             if args.format == "json":
                 fields = diff_json(difference, difference.left, right)
                 for name, (report, notes) in zip(("heads", "reverse_heads"), told or [(None, [])], strict=False):

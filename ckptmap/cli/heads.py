@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 from ckptmap.cli.common import (
     SOURCE_HELP,
     add_choices,
+    add_html,
     add_output,
+    check_page,
+    keep_page,
     open_source,
     read_json_object,
     show_document,
@@ -22,6 +25,7 @@ from ckptmap.cli.progress import Progress
 from ckptmap.errors import CheckpointError
 from ckptmap.heads import architectures, heads, stored_head
 from ckptmap.report.heads import head_document, heads_document, heads_json
+from ckptmap.report.html.heads import heads_page
 
 if TYPE_CHECKING:
     from ckptmap.checkpoint import Checkpoint
@@ -69,11 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_choices(parser)
     add_output(parser)
+    add_html(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Show the report; 0, or 1 if `--check` finds a class that would not come whole from the checkpoint."""
     source, _, class_name = args.source.partition("#")
+    check_page(args.html)
     classes = [*(args.classes or ()), *([class_name] if class_name else ())]
     with open_source(args, source) as checkpoint:
         checkpoint.check_filter()
@@ -89,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
                 use_cache=not args.no_cache,
             )
         evidence = _evidence(args, checkpoint) if args.values else None
+    keep_page(args.html, lambda: heads_page(report, evidence))
     if args.quiet:
         if classes:
             show_names(dict.fromkeys(name for head in report.values() for name in sorted(head.newly_initialized)))

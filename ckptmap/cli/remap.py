@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptmap.checkpoint import open_checkpoint
-from ckptmap.cli.common import add_format
+from ckptmap.cli.common import add_format, add_html, check_page, keep_page
 from ckptmap.cli.progress import Progress
 from ckptmap.conversion.convert import convert
 from ckptmap.errors import ArchitectureError, CheckpointError, PlanError, RuleError
 from ckptmap.remapping import Remap, remap
+from ckptmap.report.html.remap import remap_page
 from ckptmap.report.markdown import as_markdown
 from ckptmap.report.remap import remap_counts, remap_document, remap_verdict
 from ckptmap.rules.plan import bind
@@ -57,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-verify", action="store_true", help="do not run the models on converted weights")
     add_model_arguments(parser)
     add_format(parser)
+    add_html(parser)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
     """Find rules; 0 when all is decided and proven, 1 otherwise."""
     from ckptmap.infer.operands import is_callable_name
 
+    check_page(args.html)
     with Progress("Building"):
         sides, inputs = given_sides(args), given_inputs(args)
     if args.save is not None and is_callable_name(args.left):
@@ -128,6 +131,8 @@ def run(args: argparse.Namespace) -> int:
             hints.pop()
     if args.output is not None and answer.unproven is None:
         (answer.draft or answer.rules).write(args.output)
+    on_disk = not args.memory_names and any(side.module is not None and side.saved_as for side in sides)
+    keep_page(args.html, lambda: remap_page(answer, module_pins=on_disk and not answer.note))
     if args.format == "json":
         print(json.dumps(_document(answer), indent=2))
     elif args.format == "markdown":

@@ -117,6 +117,11 @@ class HeadsReport(Mapping[str, HeadReport]):
     def __len__(self) -> int:
         return len(self.reports)
 
+    def _repr_html_(self) -> str:
+        from ckptmap.report.html.notebook import heads_html
+
+        return heads_html(self)
+
 
 def head_report(
     inventory: ClassInventory, prediction: Prediction, owners: Mapping[str, str], notes: Collection[str] = ()

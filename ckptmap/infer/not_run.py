@@ -15,6 +15,7 @@ from ckptmap.infer.unstack import whole_name
 from ckptmap.infer.values_first import values_first
 
 if TYPE_CHECKING:
+    from ckptmap.infer.findings import Sizes
     from ckptmap.infer.operands import Operand
     from ckptmap.infer.proof import Verification
     from ckptmap.infer.values_first import Tie
@@ -29,12 +30,14 @@ class NotRun:
         draft: The rules, guesses included.
         seen: The equations they were made of, and what stays open.
         evidence: For each right tensor that is decided, why.
+        shapes: Shapes of both sides' tensors, by the names that the rules have.
         verification: The comparison of values; None if there is none, or nothing is equal.
     """
 
     draft: Rules
     seen: ByNames
     evidence: Mapping[str, str]
+    shapes: tuple[Mapping[str, Sizes], Mapping[str, Sizes]]
     verification: Verification | None = None
 
 
@@ -84,10 +87,10 @@ def not_run(sides: tuple[Operand, Operand], hints: Sequence[str], layers: str | 
     def seen_with(layers: str | None) -> ByNames:
         return by_names(left.shapes, right.shapes, known=known, pinned=pinned, layers=layers)
 
-    seen = seen_with(layers)
+    seen, shapes = seen_with(layers), (left.shapes, right.shapes)
     if not values:
-        return NotRun(draft_of(seen), seen, evidence_of(seen))
+        return NotRun(draft_of(seen), seen, evidence_of(seen), shapes)
     with opened(left.stored) as ours, opened(right.stored) as theirs:
         settled = values_first(seen, seen_with, (ours, theirs), known, draft_of)
     evidence = {name: settled.evidence(name, why) for name, why in evidence_of(settled.seen).items()}
-    return NotRun(draft_of(settled.seen, settled.ties), settled.seen, evidence, settled.verification)
+    return NotRun(draft_of(settled.seen, settled.ties), settled.seen, evidence, shapes, settled.verification)

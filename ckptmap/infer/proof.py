@@ -60,6 +60,11 @@ class Verification:
         """Whether outputs were compared and agree, and all bits came back."""
         return bool(self.compared) and self.difference <= ENOUGH and self.bits
 
+    def _repr_html_(self) -> str:
+        from ckptmap.report.html.notebook import verification_html
+
+        return verification_html(self)
+
 
 def prove(
     rules: Rules, left: Subject, right: Subject, compared: Sequence[tuple[str, str]], *, values: bool = False

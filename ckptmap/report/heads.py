@@ -58,7 +58,7 @@ def head_document(
     ]
     sections = (*head_sections(head, every=every), *_evidence(evidence))
     headline = f"{head.class_name} from {report.source}: {head.verdict} ({meaning(head)})"
-    return Document(tuple(facts), sections, (*_closing(head), *report.notes), headline)
+    return Document(tuple(facts), sections, (*head_notes(head), *report.notes), headline)
 
 
 def heads_sections(report: HeadsReport, *, every: bool = False) -> tuple[Section, ...]:
@@ -233,6 +233,7 @@ def _file_spelling(name: str, originals: Collection[str]) -> str:
     return "" if list(originals) == [name] or not originals else f"in the file: {', '.join(originals)}"
 
 
-def _closing(head: HeadReport) -> tuple[str, ...]:
+def head_notes(head: HeadReport) -> tuple[str, ...]:
+    """What else is said of a class: its ties, and what a person should know."""
     tied = [f"tied by the config: {' = '.join(group)}" for group in head.ties]
     return (*tied, *head.notes)

@@ -182,6 +182,11 @@ class Rules:
 
         return written(self.statements)
 
+    def _repr_html_(self) -> str:
+        from ckptmap.report.html.notebook import rules_html
+
+        return rules_html(self)
+
     def to_json(self) -> dict[str, Any]:
         """The file as a JSON object."""
         from ckptmap.rules.twin import to_json

@@ -13,7 +13,7 @@ from ckptmap.values.measure import ELEMENTS, Measure
 from ckptmap.values.pairs import Pair, Whole, Work
 from ckptmap.values.sources import Bytes, HeldBytes
 from ckptmap.values.statistics import Statistics
-from ckptmap.values.workers import Meter, Scratch, run_all, torch_in_one_thread
+from ckptmap.values.workers import FETCHES, Meter, Scratch, run_all, torch_in_one_thread
 
 BLOCK = 1 << 17
 """Bytes compared at once: two of these stay in a core's own cache."""
@@ -21,8 +21,6 @@ PIECE = 1 << 23
 """Elements of one tensor that a worker takes at once: few enough to share out the last tensors, too."""
 FETCHED_PIECE = 1 << 20
 """The same of values that come over a network, which one request asks for."""
-FETCHES = 16
-"""Such requests that are under way at once."""
 
 
 @dataclass(frozen=True, slots=True)

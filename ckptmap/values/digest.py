@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ckptmap.checkpoint import Checkpoint, Source, open_checkpoint
 from ckptmap.errors import CheckpointError
-from ckptmap.values.compare import FETCHED_PIECE, FETCHES
+from ckptmap.values.compare import FETCHED_PIECE
 from ckptmap.values.sources import OpenFiles, Side, unchanged
-from ckptmap.values.workers import Meter, Progress, Scratch, run_all
+from ckptmap.values.workers import FETCHES, Meter, Progress, Scratch, run_all
 
 if TYPE_CHECKING:
     from ckptmap.values.values import BeforeFetch
@@ -103,6 +103,7 @@ def read_all(
 
     with OpenFiles() as files, unchanged([checkpoint]):
         side = Side(checkpoint, files)
+        side.locate_fetched(meter)
         # The largest first: the last one to end is then a small one.
         ordered = sorted(names, key=lambda name: -checkpoint[name].nbytes)
         fetched = sum(map(side.nbytes_fetched, ordered))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from ckptmap.conversion.reading import Range, buffer_of, local_path
 from ckptmap.errors import CheckpointError
 from ckptmap.stores.local import LocalStore, State, changed, state_of
+from ckptmap.values.workers import FETCHES, Meter, run_all
 
 if TYPE_CHECKING:
     from ckptmap.checkpoint import Checkpoint
@@ -193,6 +194,17 @@ class Side:
         file = self.checkpoint.file_of(name)
         is_here = file is None or local_path(self.checkpoint, file) is not None
         return 0 if is_here else self.checkpoint[name].nbytes
+
+    def locate_fetched(self, meter: Meter, other: Side | None = None) -> None:
+        """Ask where tensors of a repo lie, many at once: in an archive each costs a request.
+
+        Those of files that are surely equal to one of the other side's are left for when they are needed.
+        """
+        known = {other.content_of_file(file) for file in other.checkpoint.files} - {None} if other else set()
+        files = [file for file in self.checkpoint.files if local_path(self.checkpoint, file) is None]
+        wanted = {file for file in files if self.content_of_file(file) not in known}
+        if names := [name for name in self.checkpoint if self.checkpoint.file_of(name) in wanted]:
+            run_all(lambda name, _: self.checkpoint.locate(name), names, meter, workers=FETCHES)
 
     def content_of_file(self, file: str) -> Hashable | None:
         """What tells that two files are equal: their hash on the Hub, or that they are one file."""

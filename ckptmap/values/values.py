@@ -131,6 +131,8 @@ def prepare(
     files, meter = OpenFiles(), Meter(progress)
     sides = Side(left, files), Side(right, files)
     find_equal_files(*sides, meter)
+    for one, other in (sides, sides[::-1]):
+        one.locate_fetched(meter, other)
     if rules is None:
         return Prepared(left, right, tuple(pairs_by_name(*sides)), files, meter)
     from ckptmap.values.correspondence import pairs_by_rules  # late: it brings the rule language

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from threading import Event, Lock, Thread
@@ -16,6 +17,10 @@ Item = TypeVar("Item")
 Progress: TypeAlias = Callable[[int, int], None]
 """Told of the bytes read and the bytes to read."""
 
+FETCHES = 16
+"""Ranges of a repo that are under way at once."""
+TOLD_EVERY = 0.05
+"""Seconds between two reports of progress: a bar that is drawn for every block would hold up the readers."""
 PATIENCE = 0.2
 """Seconds after which somebody who waits for threads looks for Ctrl-C."""
 
@@ -30,7 +35,7 @@ class Meter:
     def __init__(self, progress: Progress | None = None) -> None:
         self.stopping = Event()
         self._total = self._done = 0
-        self._progress = progress
+        self._progress, self._next = progress, 0.0
         self._lock = Lock()
 
     def expect(self, nbytes: int) -> None:
@@ -48,7 +53,9 @@ class Meter:
         if self._progress is not None:
             with self._lock:
                 self._done += nbytes
-                self._progress(min(self._done, self._total), self._total)
+                if (now := time.monotonic()) >= self._next:
+                    self._next = now + TOLD_EVERY
+                    self._progress(min(self._done, self._total), self._total)
 
 
 class Scratch:
@@ -65,7 +72,7 @@ class Scratch:
         return self._sides[side]
 
 
-def run_all(work: Callable[[Item, Scratch], None], items: Iterable[Item], meter: Meter, *, workers: int = 0) -> None:
+def run_all(work: Callable[[Item, Scratch], object], items: Iterable[Item], meter: Meter, *, workers: int = 0) -> None:
     """Do work on every item by several threads; the first error stops all and is raised.
 
     Args:

@@ -32,8 +32,8 @@ def test_every_verb_and_flag_is_documented_and_no_other() -> None:
 RULES = "ckptmap 1\nroberta.** <-> encoder.**\nclassifier.** <-> head.**\n"
 MODEL = "fixtures/roberta-cls#RobertaForSequenceClassification"
 JSON = {
-    "inspect": ["fixtures/roberta-cls"],
-    "diff": ["fixtures/roberta-mlm", "fixtures/roberta-cls", "--reverse"],
+    "inspect": ["fixtures/gpt2-tied", "--values", "--digest"],
+    "diff": ["fixtures/roberta-mlm", "fixtures/roberta-cls", "--reverse", "--values"],
     "heads": ["fixtures/roberta-cls", "--values"],
     "check": ["rules.ckptmap", "fixtures/roberta-cls"],
     "remap": ["fixtures/roberta-cls", "fixtures/roberta-mlm"],

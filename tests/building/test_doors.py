@@ -57,6 +57,11 @@ LATE = {
     "shtab": {"cli/"},
 }
 
+# What a notebook shows of a value is what a report says of it, and reports stand above all values. So one method of
+# each of these looks up, when a notebook calls it, to one module; nothing else of theirs may, and no other file's.
+SHOWN_IN_NOTEBOOKS = {"diff.py", "heads/reports.py", "remapping.py", "rules/rules.py", "infer/proof.py"}
+LOOKS_UP, LOOKS_UP_TO = "_repr_html_", "ckptmap.report.html.notebook"
+
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
     """Every module a file imports, and whether that happens when the file itself is imported."""
@@ -67,6 +72,12 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         for inner in ast.walk(node)
     }
+    looking_up = {
+        id(inner)
+        for node in methods_that_look_up(path, tree)
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.ImportFrom) and inner.module == LOOKS_UP_TO
+    }
     typing = {
         id(inner)
         for node in ast.walk(tree)
@@ -74,7 +85,7 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
         for inner in ast.walk(node)
     }
     for node in ast.walk(tree):
-        if id(node) in typing:
+        if id(node) in typing or id(node) in looking_up:
             continue
         if isinstance(node, ast.Import):
             yield from ((alias.name, id(node) not in inside) for alias in node.names)
@@ -82,6 +93,12 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
             assert node.level == 0, f"{path}: imports are absolute here"
             yield node.module or "", id(node) not in inside
             yield from ((f"{node.module}.{alias.name}", id(node) not in inside) for alias in node.names)
+
+
+def methods_that_look_up(path: Path, tree: ast.Module) -> list[ast.FunctionDef]:
+    if path.relative_to(PACKAGE).as_posix() not in SHOWN_IN_NOTEBOOKS:
+        return []
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == LOOKS_UP]
 
 
 def room(module: str) -> str:
@@ -96,6 +113,12 @@ def test_a_module_imports_from_the_rooms_below_it(path: Path) -> None:
     for module, _ in imports(path):
         if module.startswith("ckptmap.") and room(module) in FLOORS:
             assert FLOORS.index(room(module)) <= FLOORS.index(own), f"{path.name} imports {module}"
+
+
+def test_each_value_that_notebooks_show_has_the_one_method_that_looks_up() -> None:
+    for place in SHOWN_IN_NOTEBOOKS:
+        path = PACKAGE / place
+        assert len(methods_that_look_up(path, ast.parse(path.read_text()))) == 1, place
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -25,7 +25,9 @@ def copy_of(module: torch.nn.Module) -> torch.nn.Module:
 
 def _rebound(function: FunctionType, copies: Mapping[int, Any]) -> FunctionType:
     """A function that a module keeps for itself, with copies in place of the modules that it was made around."""
-    cells = tuple(CellType(copies.get(id(cell.cell_contents), cell.cell_contents)) for cell in function.__closure__ or ())
+    cells = tuple(
+        CellType(copies.get(id(cell.cell_contents), cell.cell_contents)) for cell in function.__closure__ or ()
+    )
     again = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
     again.__kwdefaults__ = function.__kwdefaults__
     return again

@@ -127,7 +127,7 @@ def _rest(found: Partial, name: str) -> None:
     outer = array.reshape(*shape[:2], -1) if len(shape) > 2 else array
     # Of a kernel, the taps that only fell on padding are not known.
     reached = (outer >= 0).any(axis=-1).mean() if len(shape) > 2 and array.size else len(known) / max(1, array.size)
-    if len(shape) < 2 or len(known) == array.size or reached < 0.5:
+    if not shape or len(known) == array.size or reached < 0.5:
         return
     here = numpy.unravel_index(numpy.arange(array.size), shape)
     elements = array.reshape(-1)[known]
@@ -144,7 +144,11 @@ def _rest(found: Partial, name: str) -> None:
         for axis in free:
             image = numpy.full(shape[axis], -1, dtype=numpy.int64)
             image[here[axis][known]] = coordinates
-            if size == shape[axis] and axis > 1 and (image[image >= 0] == numpy.flatnonzero(image >= 0)).all():
+            if (
+                size == shape[axis]
+                and (axis > 1 or len(shape) == 1)
+                and (image[image >= 0] == numpy.flatnonzero(image >= 0)).all()
+            ):
                 image = numpy.arange(size)
             if (image >= 0).all() and (image[here[axis][known]] == coordinates).all():
                 places.append(image[here[axis]])

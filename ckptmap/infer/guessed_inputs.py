@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,9 @@ def _guesses(left: torch.nn.Module, right: torch.nn.Module) -> Iterator[Guess]:
         mask = torch.ones(TOKENS, dtype=torch.bool)
         ways = (("ids, mask", _in_order(ids, mask)), *_ways(ids, ("input_ids",)))
         yield Guess(f"{what}, and a mask of ones", ways)
+        asked = tuple(one for module in (left, right) for one in _asked_for(module, ids))
+        if asked:
+            yield Guess(f"{what}, and what arguments ask for by their names", (*_ways(ids, ("input_ids",)), *asked))
         yield Guess(f"{what}, time first", (("ids.T", _in_order(ids.T)), *_ways(ids, ("input_ids",))))
     for size in _image_sizes(left, right):
         pixels = torch.randn(2, *size, generator=torch.Generator().manual_seed(4))
@@ -100,6 +104,44 @@ def _guesses(left: torch.nn.Module, right: torch.nn.Module) -> Iterator[Guess]:
         features = torch.randn(*TOKENS, width, generator=torch.Generator().manual_seed(6))
         yield Guess(f"features 2 × 9 × {width}", _ways(features, ("inputs_embeds", "x")))
         yield Guess(f"features 2 × {width}", _ways(features[:, 0], ("x",)))
+
+
+KINDS = {
+    "mask": ("mask", "masks", "pad", "padding"),
+    "segments": ("segment", "segments", "seg", "type", "types", "sentence", "tokentype"),
+    "positions": ("position", "positions", "pos"),
+}
+"""Words in the names of arguments, and what they ask for; the last word that says something decides."""
+
+
+def _asked_for(module: torch.nn.Module, ids: torch.Tensor) -> Iterator[tuple[str, Runner]]:
+    """Calls that give every argument without a default what its name asks for: masks of ones, segment 0, 0, 1, …"""
+    import torch
+
+    parameters = [
+        one
+        for one in inspect.signature(module.forward).parameters.values()
+        if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) and one.default is one.empty
+    ]
+    kinds = [_kind_of(one.name, first=number == 0) for number, one in enumerate(parameters)]
+    if len(kinds) < 2:
+        return
+    positions = torch.arange(ids.shape[1]).expand_as(ids)
+    for dtype in (torch.long, torch.bool, torch.float32):
+        values = {"ids": ids, "mask": torch.ones_like(ids, dtype=dtype), "positions": positions}
+        values["segments"] = torch.zeros_like(ids)
+        yield ", ".join(kinds), _in_order(*(values[kind] for kind in kinds))
+
+
+def _kind_of(name: str, *, first: bool) -> str:
+    """What an argument of this name is; the first one is the ids, whatever it is called, and most others are masks."""
+    if first:
+        return "ids"
+    for word in reversed(name.lower().split("_")):
+        for kind, known in KINDS.items():
+            if word in known:
+                return kind
+    return "mask"
 
 
 def _ways(value: torch.Tensor, names: tuple[str, ...]) -> tuple[tuple[str, Runner], ...]:

@@ -60,11 +60,13 @@ def _split(members: numpy.ndarray, labels: numpy.ndarray, column: numpy.ndarray)
 
     if not len(members):
         return members, labels
-    order = numpy.lexsort((column[members], labels))
+    # One key for class and value is sorted several times faster than two; it is exact far below `CLOSE`.
+    own = column[members]
+    order = numpy.argsort(labels * (2 * numpy.abs(own).max() + 1) + own)
     values, groups = column[members][order], labels[order]
     fresh = numpy.concatenate([[0], numpy.cumsum((numpy.diff(groups) != 0) | (numpy.diff(values) > CLOSE))])
     members = members[order]
-    order = numpy.lexsort((members, fresh))
+    order = numpy.argsort(fresh * (members.max() + 1) + members)
     return members[order], fresh[order]
 
 

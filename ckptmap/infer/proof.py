@@ -92,6 +92,9 @@ def prove(
     for name in plan.uncovered_left:
         if name in left.parameters:
             state[name] = torch.full_like(state[name], NEUTRAL)
+        elif name in left.own:
+            # The right keeps neutral statistics where it gets none.
+            state[name] = torch.from_numpy(left.own[name])
     rest = {name: tensor for name, tensor in right.state().items() if name not in there and name in right.parameters}
     runs = _run(left, state), _run(right, there | {name: torch.full_like(t, NEUTRAL) for name, t in rest.items()})
     worst, where = 0.0, None

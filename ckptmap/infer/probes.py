@@ -19,6 +19,7 @@ from ckptmap.errors import ArchitectureError
 from ckptmap.infer.agreement import common_width
 from ckptmap.infer.places import common_places, has_output, is_constant, still_equal
 from ckptmap.infer.probe_classes import Classes, equal_classes
+from ckptmap.infer.probe_fills import VARIANTS, Fills, distinct, table_of
 from ckptmap.infer.probe_runs import Run, Subject, functional
 from ckptmap.infer.probe_side import Side
 from ckptmap.stages import tell
@@ -35,12 +36,6 @@ SILENT = 1e-12
 
 RESTARTS = 3
 """How often all is filled anew for what is still open."""
-
-VARIANTS = (
-    *("scales, shapes", "scales", "scales, shapes, no bias", "scales, no bias"),
-    *("shapes", "no bias", "", "scales, plain tables"),
-)
-"""What is filled with more than the one constant at the start, the most telling first."""
 
 
 @dataclass(frozen=True)
@@ -80,50 +75,8 @@ class _Search:
         self.taken = numpy.zeros(self.left.size, dtype=bool)
         self.random = numpy.random.default_rng(20)
         self.width = common_width([*left.shapes.values(), *right.shapes.values()])
-        scouts = [_scout(side, self.width) for side in (self.left, self.right)]
-        self.tables = (scouts[0][0], scouts[1][0])
-        self.scales = (scouts[0][1], scouts[1][1])
+        self.fills = Fills((self.left, self.right), self.width)
         self.pairs: list[tuple[str, str]] = []
-
-    # ------------------------------------------------------------------ values
-    def _base(self, number: int, variant: str) -> numpy.ndarray:
-        """Values that do not depend on which tensor is which."""
-        import numpy
-
-        side, tables = (self.left, self.right)[number], self.tables[number]
-        vector = numpy.full(side.size, 1.5 / self.width**0.5)
-        if "scales" in variant:
-            scale = 0.5 + numpy.random.default_rng(self.width).random(self.width)
-            for name in self.scales[number]:
-                if side.part(vector, name).size == self.width:
-                    side.part(vector, name)[...] = scale.reshape(side.subject.shapes[name])
-        if "no bias" in variant:
-            for name in side.names:
-                if name.endswith(("bias", "beta", "_b", ".b")):
-                    side.part(vector, name)[...] = 0.0
-        for name, used in () if "plain tables" in variant else tables.items():
-            table = _table(side.part(vector, name))
-            seed = [*(used - used[0]).tolist(), *table.shape[1:]]
-            table[used] = numpy.random.default_rng(seed).standard_normal((len(used), *table.shape[1:]))
-        if "shapes" in variant:
-            for shape in self._own_shapes():
-                values = numpy.random.default_rng(shape).standard_normal(shape) / self.width**0.5
-                for name in side.names:
-                    if name not in tables and side.subject.shapes[name] == shape:
-                        side.part(vector, name)[...] = values
-        return vector
-
-    def _own_shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of three dims and more that stand as often on both sides."""
-        counts: list[dict[tuple[int, ...], int]] = []
-        for side in (self.left, self.right):
-            count: dict[tuple[int, ...], int] = {}
-            for name in side.names:
-                shape = side.subject.shapes[name]
-                if len(shape) > 2:
-                    count[shape] = count.get(shape, 0) + 1
-            counts.append(count)
-        return sorted(shape for shape, number in counts[0].items() if counts[1].get(shape) == number)
 
     # ------------------------------------------------------------------ rounds
     def result(self) -> Probed:
@@ -148,7 +101,7 @@ class _Search:
         import numpy
 
         side = (self.left, self.right)[number]
-        run = side.run(_distinct(side, self.width))
+        run = side.run(distinct(side, self.width))
         tensors = {one.place: one.tensor for one in run.activations}
         compared = [tensors[pair[number]] for pair in self.pairs if pair[number] in tensors]
         if not compared:
@@ -166,10 +119,10 @@ class _Search:
             part = self.right.part(self.silent[1], name)
             if part.all():
                 self.right.part(rest, name)[...] = True
-            elif name in self.tables[1]:
-                unused = numpy.ones(len(_table(part)), dtype=bool)
-                unused[self.tables[1][name]] = False
-                _table(self.right.part(rest, name))[unused] = True
+            elif name in self.fills.tables[1]:
+                unused = numpy.ones(len(table_of(part)), dtype=bool)
+                unused[self.fills.tables[1][name]] = False
+                table_of(self.right.part(rest, name))[unused] = True
         return rest
 
     def _give_again(self) -> None:
@@ -184,7 +137,7 @@ class _Search:
     def _start(self) -> None:
         first = None
         for variant in VARIANTS:
-            self.values = [self._base(number, variant) for number in (0, 1)]
+            self.values = [self.fills.filled(number, variant) for number in (0, 1)]
             runs = self._runs()
             self.pairs = common_places(*runs)
             varied = {one.place for one in runs[0].activations if not is_constant(one)}
@@ -370,46 +323,5 @@ class _Search:
         return numpy.where(flat[owner], vectors, matrices)
 
 
-def _table(array: numpy.ndarray) -> numpy.ndarray:
-    """The view without axes of length 1: a table of positions may be kept as (1, T, D) or (T, 1, D)."""
-    return array.reshape([size for size in array.shape if size > 1] or [1])
-
-
 def _module(name: str) -> str:
     return name.rpartition(".")[0]
-
-
-def _distinct(side: Side, width: int) -> numpy.ndarray:
-    """A value of its own for every element."""
-    import numpy
-
-    random = numpy.random.default_rng(5)
-    vector: numpy.ndarray = random.standard_normal(side.size) / width**0.5
-    for name in side.names:
-        if len(side.subject.shapes[name]) < 2:
-            part = side.part(vector, name)
-            part[...] = 0.5 + numpy.abs(part)
-    return vector
-
-
-def _scout(side: Side, width: int) -> tuple[dict[str, numpy.ndarray], set[str]]:
-    """Tensors some of whose rows the inputs look up and others not, with the rows looked up; and tensors that scale."""
-    import numpy
-
-    run = side.run(_distinct(side, width))
-    last = [one.tensor for one in run.activations]
-    reached = numpy.abs(side.gradients(run, [functional(last, 0)]))[0]
-    top = reached.max(initial=0.0)
-    found: dict[str, numpy.ndarray] = {}
-    for name in side.names:
-        part = _table(side.part(reached, name))
-        if part.ndim < 2:
-            continue
-        used = part.reshape(len(part), -1).max(axis=1) > top * 1e-14
-        if used.any() and not used.all():
-            found[name] = numpy.flatnonzero(used)
-    # A table that is the head's weight, too, is used in all its rows.
-    for name, rows in run.rows_looked_up().items():
-        if name not in found and 1 < len(rows) < len(_table(side.part(reached, name))):
-            found[name] = rows
-    return found, run.scales()

@@ -95,3 +95,23 @@ def test_a_table_of_which_the_right_has_the_rest_only() -> None:
     left, right = Rows(1), Rows(0)
     there = made(left, right, IMAGES)
     assert torch.equal(there["place"], left.place[:, 1:])
+
+
+class Segments(nn.Module):
+    """All of the text is of one segment; what is added for it is a row of a table, or a bare vector."""
+
+    def __init__(self, *, bare: bool) -> None:
+        super().__init__()
+        self.bare = bare
+        self.words, self.norm, self.head = nn.Embedding(11, 6), nn.LayerNorm(6), nn.Linear(6, 5)
+        self.segment = nn.Parameter(torch.zeros(6)) if bare else nn.Embedding(2, 6)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        told = self.segment if self.bare else self.segment(torch.zeros_like(ids))
+        return self.head(torch.tanh(self.norm(self.words(ids) + told)))
+
+
+def test_a_row_of_a_table_may_be_a_bare_vector() -> None:
+    left, right = Segments(bare=False), Segments(bare=True)
+    there = made(left, right, torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]]))
+    assert torch.equal(there["segment"], left.state_dict()["segment.weight"][0])

@@ -110,9 +110,7 @@ def _show(made: Conversion) -> None:
     for old, new, count in made.casts:
         loss = ", which narrows" if (old, new, count) in made.narrowed else ""
         print(f"cast {old} to {new}: {count:,} tensors{loss}")
-    if made.residue is not None:
-        print(f"kept in {made.residue}: what has no home on the other side")
-    _list("left out", made.left_out)
+    _list("left out" if made.residue is None else f"kept in {made.residue}", made.left_out)
     _list("not written, as nothing gave their values", made.missing)
     _list("stored once", tuple(f"{second} = {first}" for second, first in made.tied))
 

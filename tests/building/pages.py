@@ -81,9 +81,17 @@ class Reader:
         return printed.getvalue()
 
 
+def _forget_conversions() -> None:
+    """Weight conversions that a page registered with transformers must not meet the tests that follow."""
+    mapping = sys.modules.get("transformers.conversion_mapping")
+    for name in tuple(mapping.USER_REGISTERED_MAPPINGS) if mapping else ():
+        mapping._checkpoint_conversion_mapping_cache.pop(name, None)
+        mapping.USER_REGISTERED_MAPPINGS.discard(name)
+
+
 @contextlib.contextmanager
 def reader(folder: Path) -> Iterator[Reader]:
-    """A reader in a folder; modules that are imported from there are forgotten afterwards."""
+    """A reader in a folder; modules imported from there, and what they registered, are forgotten afterwards."""
     shutil.copytree(ROOT / "fixtures", folder / "fixtures", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "tests" / "handbuilt", folder / "tests" / "handbuilt")
     (folder / ".bin").mkdir()
@@ -97,6 +105,7 @@ def reader(folder: Path) -> Iterator[Reader]:
             yield Reader(folder)
         finally:
             sys.path[:] = path
+            _forget_conversions()
             for name in set(sys.modules) - known:
                 if str(getattr(sys.modules[name], "__file__", "")).startswith(str(folder)):
                     del sys.modules[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -115,3 +116,55 @@ def test_a_row_of_a_table_may_be_a_bare_vector() -> None:
     left, right = Segments(bare=False), Segments(bare=True)
     there = made(left, right, torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]]))
     assert torch.equal(there["segment"], left.state_dict()["segment.weight"][0])
+
+
+IDS = torch.tensor([[3, 1, 4, 1, 5, 7], [9, 2, 6, 5, 3, 0]])
+
+
+class Attention(nn.Module):
+    """One head, with rotary positions in halves or in pairs, scores as q kᵀ or as k qᵀ, norm before or after."""
+
+    def __init__(
+        self, names: tuple[str, ...], *, halves: bool = True, turned: bool = False, before: bool = True
+    ) -> None:
+        super().__init__()
+        self.names, self.halves, self.turned, self.before = names, halves, turned, before
+        self.table, self.norm = nn.Embedding(11, 8), nn.LayerNorm(8)
+        for name in names:
+            setattr(self, name, nn.Linear(8, 8, bias=False))
+
+    def rotated(self, x: torch.Tensor) -> torch.Tensor:
+        angle = torch.arange(x.shape[-2])[:, None] * torch.tensor([1.0, 0.3, 0.1, 0.03])
+        a, b = x.chunk(2, -1) if self.halves else (x[..., 0::2], x[..., 1::2])
+        a, b = a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()
+        return torch.cat([a, b], -1) if self.halves else torch.stack([a, b], -1).flatten(-2)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        query, key, value, out = (getattr(self, name) for name in self.names)
+        x = self.table(ids)
+        h = self.norm(x) if self.before else x
+        q, k = self.rotated(query(h)), self.rotated(key(h))
+        weights = (k @ q.mT).softmax(-2).mT if self.turned else (q @ k.mT).softmax(-1)
+        x = x + out(weights @ value(h))
+        return x if self.before else self.norm(x)
+
+
+def test_rotary_rows_are_put_in_the_order_of_the_other_convention() -> None:
+    left, right = Attention(("q", "k", "v", "o")), Attention(("c", "a", "d", "b"), halves=False)
+    right.load_state_dict(made(left, right, IDS))
+    assert torch.allclose(left(IDS), right(IDS), atol=1e-5)
+    assert torch.equal(right.c.weight[0::2], left.q.weight[:4])
+    assert torch.equal(right.d.weight, left.v.weight)
+
+
+def test_scores_that_are_turned_do_not_cross_query_and_key() -> None:
+    left, right = Attention(("q", "k", "v", "o")), Attention(("k", "q", "v", "o"), turned=True)
+    there = made(left, right, IDS)
+    assert torch.equal(there["k.weight"], left.q.weight)
+    assert torch.equal(there["q.weight"], left.k.weight)
+
+
+def test_a_norm_before_is_not_taken_for_a_norm_after() -> None:
+    left, right = Attention(("q", "k", "v", "o")), Attention(("q", "k", "v", "o"), before=False)
+    with pytest.raises(ckptmap.ArchitectureError, match="do not compute the same function"):
+        ckptmap.remap(left, right, inputs=((IDS,), (IDS,)))

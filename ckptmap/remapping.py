@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from ckptmap.errors import ArchitectureError, PlanError
 from ckptmap.infer.compile import compile_rules, elements_of
 from ckptmap.infer.findings import Open, Unmatched
-from ckptmap.infer.operands import Operand, operand
+from ckptmap.infer.operands import Operand, check_names, operand
 from ckptmap.infer.pins import PINNED
 from ckptmap.rules.plan import bind, collector_paused
 from ckptmap.rules.rules import LANGUAGE, Rules
@@ -108,6 +108,7 @@ def remap(
         CheckpointError: A checkpoint cannot be read.
     """
     sides = operand(left, "left"), operand(right, "right")
+    check_names(sides)
     compared = _are_compared(sides, values)
     note = _why_not_run(sides) or (
         "layers are chosen: the models do not compute the same" if layers is not None else ""

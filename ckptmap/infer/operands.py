@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptmap.checkpoint import open_checkpoint
 from ckptmap.conversion.reading import is_local
-from ckptmap.errors import ArchitectureError
+from ckptmap.errors import ArchitectureError, PlanError
 from ckptmap.spec import TensorSpec
 from ckptmap.stages import tell
 
@@ -50,6 +51,28 @@ class Operand:
     def is_buffer(self, name: str) -> bool:
         """Whether this tensor does not train."""
         return name in self.buffers
+
+
+_NOT_WRITABLE = re.compile(r"[\s{}|,*]")
+"""What names in rule files cannot have: it means something there."""
+
+
+def check_names(sides: tuple[Operand, Operand]) -> None:
+    """Refuse tensors that no rule could name.
+
+    Raises:
+        PlanError: With one of each side.
+    """
+    problems = []
+    for side in sides:
+        name = next(filter(_NOT_WRITABLE.search, side.shapes), None)
+        if name is not None:
+            problems.append(
+                f"{side.label}: tensor {name!r}: rule files cannot write a name with white space, braces, a comma, `|` "
+                "or `*`. Rename it first, or give a state dict without it."
+            )
+    if problems:
+        raise PlanError(tuple(problems))
 
 
 def operand(

@@ -53,7 +53,7 @@ class Operand:
         return name in self.buffers
 
 
-_NOT_WRITABLE = re.compile(r"[\s{}|,*]")
+_NOT_WRITABLE = re.compile(r'[\s{}|,*"]|^(<->)?$')
 """What names in rule files cannot have: it means something there."""
 
 
@@ -68,8 +68,8 @@ def check_names(sides: tuple[Operand, Operand]) -> None:
         name = next(filter(_NOT_WRITABLE.search, side.shapes), None)
         if name is not None:
             problems.append(
-                f"{side.label}: tensor {name!r}: rule files cannot write a name with white space, braces, a comma, `|` "
-                "or `*`. Rename it first, or give a state dict without it."
+                f"{side.label}: tensor {name!r}: rule files cannot write a name with white space, braces, a comma, `|`, "
+                "`*` or a double quote, or none. Rename it first, or give a state dict without it."
             )
     if problems:
         raise PlanError(tuple(problems))

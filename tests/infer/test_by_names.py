@@ -391,7 +391,7 @@ def test_two_kinds_of_layers_are_never_taken_for_one(fixtures: Path) -> None:
     assert any("do the two compute the same?" in one.question for one in found.undecided)
 
 
-@pytest.mark.parametrize("name", ["a b", "a,b", "a{b", "*", "a|b"])
+@pytest.mark.parametrize("name", ["a b", "a,b", "a{b", "*", "a|b", 'a"b', "<->", ""])
 def test_a_name_that_no_rule_can_write_is_refused_by_name(name: str) -> None:
     with pytest.raises(PlanError, match=re.escape(repr(name))):
         remap({name: (2, 3)}, {"b": (2, 3)})

@@ -68,8 +68,8 @@ def check_names(sides: tuple[Operand, Operand]) -> None:
         name = next(filter(_NOT_WRITABLE.search, side.shapes), None)
         if name is not None:
             problems.append(
-                f"{side.label}: tensor {name!r}: rule files cannot write a name with white space, braces, a comma, `|`, "
-                "`*` or a double quote, or none. Rename it first, or give a state dict without it."
+                f"{side.label}: tensor {name!r}: rule files cannot write a name with white space, braces, a comma, "
+                "`|`, `*` or a double quote, or none. Rename it first, or give a state dict without it."
             )
     if problems:
         raise PlanError(tuple(problems))

@@ -84,9 +84,9 @@ class Reader:
 def _forget_conversions() -> None:
     """Weight conversions that a page registered with transformers must not meet the tests that follow."""
     mapping = sys.modules.get("transformers.conversion_mapping")
-    for name in tuple(mapping.USER_REGISTERED_MAPPINGS) if mapping else ():
-        mapping._checkpoint_conversion_mapping_cache.pop(name, None)
-        mapping.USER_REGISTERED_MAPPINGS.discard(name)
+    if mapping is not None:
+        mapping.USER_REGISTERED_MAPPINGS.clear()
+        mapping._checkpoint_conversion_mapping_cache = None  # transformers' own are made again when asked for
 
 
 @contextlib.contextmanager

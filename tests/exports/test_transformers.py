@@ -45,19 +45,16 @@ mlp.fc2.*           <-> mlp.fc2.*
 @pytest.fixture
 def register() -> Iterator[Callable[[str, str], dict[str, Any]]]:
     """Runs an exported file and registers it for a class, until the test ends."""
-    names = []
 
     def run(text: str, class_name: str) -> dict[str, Any]:
         module: dict[str, Any] = {"__name__": "exported"}
         exec(compile(text, "exported.py", "exec"), module)
         module["register"](class_name)
-        names.append(class_name)
         return module
 
     yield run
-    for name in names:
-        conversion_mapping._checkpoint_conversion_mapping_cache.pop(name)
-        conversion_mapping.USER_REGISTERED_MAPPINGS.discard(name)
+    conversion_mapping.USER_REGISTERED_MAPPINGS.clear()
+    conversion_mapping._checkpoint_conversion_mapping_cache = None  # transformers' own are made again when asked for
 
 
 def example(name: str) -> Example:

@@ -21,7 +21,7 @@ LAYERS = 3
 def shapes(text: str, *, layers: int = LAYERS, experts: int = 4) -> Shapes:
     """`name: sizes` lines; `#` runs over layers, `@` over experts, `*` stands for a weight and a bias of its rows."""
     found: Shapes = {}
-    for line in text.strip().splitlines():
+    for line in filter(str.strip, text.splitlines()):
         name, _, sizes = line.partition(":")
         numbers = tuple(map(int, sizes.split()))
         for kind, part in (

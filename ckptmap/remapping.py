@@ -33,8 +33,6 @@ Side: TypeAlias = "Operand | torch.nn.Module | Names | str | os.PathLike[str]"
 MOST_ELEMENTS = 24_000_000
 """Larger models are not run: all elements are held several times over in float64."""
 
-PROBED = "equal outputs and derivatives when both models are filled alike"
-
 
 @dataclass(frozen=True)
 class Remap:
@@ -176,7 +174,7 @@ def _are_compared(sides: tuple[Operand, Operand], values: bool | None) -> bool:
 def _by_modules(
     sides: tuple[Operand, Operand], pinned: Elements, inputs: tuple[Inputs, Inputs] | None, verify: bool
 ) -> Remap:
-    from ckptmap.infer.by_modules import by_modules, learnt_elsewhere
+    from ckptmap.infer.by_modules import PROBED, by_modules, learnt_elsewhere
     from ckptmap.infer.guessed_inputs import guessed_calls
     from ckptmap.infer.homeless import with_homeless
     from ckptmap.infer.inputs import call_with

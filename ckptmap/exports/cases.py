@@ -17,8 +17,6 @@ from ckptmap.rules.plan import Equation, Plan, Sizes
 from ckptmap.rules.rules import Rule, Rules, Term
 from ckptmap.rules.shapes import Axis
 
-SIDES = ("left", "right")
-
 Matchers: TypeAlias = "tuple[tuple[Matcher | None, ...], tuple[Matcher | None, ...]]"
 """What matches the names of each term."""
 

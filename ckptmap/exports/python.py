@@ -6,12 +6,13 @@ import re
 from math import prod
 from typing import Any
 
-from ckptmap.exports.cases import SIDES, Case, cases_of, with_numbers
+from ckptmap.exports.cases import Case, cases_of, with_numbers
 from ckptmap.exports.code import loop, safe, title_of
 from ckptmap.exports.proof import base_of, coded, require
 from ckptmap.rules.compiled import LaidEnd, Place
 from ckptmap.rules.names import Index, NamePattern
 from ckptmap.rules.plan import Plan, Sizes
+from ckptmap.rules.rules import SIDES
 
 HEAD = '''"""Converts state dicts, made by ckptmap from {title}.
 

@@ -42,21 +42,6 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
-    """Blocks that one kind of evidence puts together.
-
-    Attributes:
-        blocks: What corresponds; blocks that one rule must state together (a fused projection's parts) stand together.
-        evidence: Why, for people: `same outputs when filled alike`, `only tensors of this shape`, …
-        guess: Whether a person has to confirm it first.
-    """
-
-    blocks: tuple[Block, ...]
-    evidence: str
-    guess: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Open:
     """Tensors that could not be decided, and the one question that would decide them.
 
@@ -77,16 +62,6 @@ class Unmatched:
 
     name: str
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """All that one kind of evidence, or all of it together, found."""
-
-    matches: tuple[Match, ...]
-    open: tuple[Open, ...] = ()
-    left: tuple[Unmatched, ...] = ()
-    right: tuple[Unmatched, ...] = ()
 
 
 Elements: TypeAlias = "dict[str, numpy.ndarray]"

@@ -11,9 +11,9 @@ from ckptmap.rules.instances import ONLY, Instance, Slot, end_of, expanded, head
 from ckptmap.rules.names import Binding, Index, Matcher, NamePattern
 from ckptmap.rules.overlap import PatternTree
 from ckptmap.rules.plan import BoundBlock, Equation, Plan, Sizes
-from ckptmap.rules.rules import Rules, Tie
+from ckptmap.rules.rules import SIDES, Rules, Tie
 from ckptmap.rules.shapes import ShapeError, UnknownSizeError
-from ckptmap.rules.uncovered import SIDES, without_rule
+from ckptmap.rules.uncovered import without_rule
 
 Inventory: TypeAlias = "Mapping[str, Sizes]"
 

@@ -24,6 +24,7 @@ Term: TypeAlias = "NamePattern | Literal['0', '_']"
 """A tensor by its name; `0`, a block of zeros without a tensor; `_`, no home on that side."""
 
 Side: TypeAlias = "Literal['left', 'right']"
+SIDES = ("left", "right")
 Mark: TypeAlias = "Literal['', 'maybe', 'guess']"
 
 

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from ckptmap.rules.compiled import CompiledRule
 from ckptmap.rules.names import STARS, Choice, Index, NamePattern
 from ckptmap.rules.overlap import PatternTree, overlap
-from ckptmap.rules.rules import Fault, Provenance, Rule, Rules, Size, Statement, Term, Tie, Version
+from ckptmap.rules.rules import SIDES, Fault, Provenance, Rule, Rules, Size, Statement, Term, Tie, Version
 from ckptmap.rules.shapes import ELLIPSIS, Shape, Sum
-
-SIDES = ("left", "right")
 
 
 def static_faults(rules: Rules) -> list[Fault]:

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from ckptmap.patterns import Pattern, group
 from ckptmap.rules.plan import Sizes
-
-SIDES = ("left", "right")
+from ckptmap.rules.rules import SIDES
 
 
 def without_rule(side: int, shapes: Mapping[str, Sizes]) -> Iterator[str]:

@@ -1,7 +1,9 @@
 """Values of two large files compared: against `cmp`, torch.equal over safe_open, and load_file twice with allclose.
 
+`cmp` gets equal files, as it stops at the first difference.
+
 Run `python benchmarks/values.py [--size GB] [--repeat N] [--folder DIR]`; it prints a Markdown table and exits 1 when a
-bar does not hold. Needs Linux, three times the size on disk, and memory for the peers, who load both files.
+bar does not hold. Needs Linux, four times the size on disk, and memory for the peers, who load both files.
 """
 
 from __future__ import annotations
@@ -83,17 +85,39 @@ def allclose(left: str, right: str) -> int:
     return int(bool(differ))
 
 
-SUBJECTS: dict[str, Callable[[str, str], int]] = {"ours": ours, "torch_equal": torch_equal, "allclose": allclose}
-CALLED = {"cmp": "`cmp`", "torch_equal": "`torch.equal` over `safe_open`", "allclose": "`load_file` twice, `allclose`"}
+MANY, MANY_WORKERS = "ours, many", 16
+"""Ours again, as on a machine of many cores."""
+SUBJECTS: dict[str, Callable[[str, str], int]] = {
+    "ours": ours,
+    MANY: ours,
+    "torch_equal": torch_equal,
+    "allclose": allclose,
+}
+CALLED = {
+    "cmp": "`cmp` of equal files",
+    MANY: f"ours with {MANY_WORKERS} workers",
+    "torch_equal": "`torch.equal` over `safe_open`",
+    "allclose": "`load_file` twice, `allclose`",
+}
+
+
+PEERS = {
+    "equal": ("cmp", "torch_equal", "allclose"),
+    "a few differ": ("torch_equal", "allclose"),
+    "all differ": ("cmp", MANY, "torch_equal", "allclose"),
+}
 
 
 def measure(who: str, left: Path, right: Path) -> tuple[float, float, bool]:
     """Seconds, MiB of its own at most, and whether it said that the files differ."""
     argv = [sys.executable, __file__, "--subject", who, str(left), str(right)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if who == MANY:
+        environment["CKPTMAP_WORKERS"] = str(MANY_WORKERS)
     if who == "cmp":
         argv = ["cmp", "-s", str(left), str(right)]
     start = time.perf_counter()
-    process = subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True)
     peaks = [0.0]
     watcher = threading.Thread(target=_watch, args=(process, peaks))
     watcher.start()
@@ -125,19 +149,20 @@ def main() -> int:
     print("| what | ours | peer | time, ours / peer | bar | ours, anonymous | peer | bar | holds |")
     print("|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="ckptmap-values-", dir=args.folder) as folder:
-        left, right = Path(folder, "left.safetensors"), Path(folder, "right.safetensors")
+        left, copy, other = (Path(folder, f"{name}.safetensors") for name in ("left", "copy", "other"))
         make(left, args.size)
+        subprocess.run(["cp", str(left), str(copy)], check=True)
         for case in ("equal", "a few differ", "all differ"):
-            if case == "equal":
-                subprocess.run(["cp", str(left), str(right)], check=True)
-            else:
-                change(left, right, every=case == "all differ")
-            peers = ("cmp", "torch_equal", "allclose") if case == "equal" else ("torch_equal", "allclose")
+            right = copy if case == "equal" else other
+            if right is other:
+                change(left, other, every=case == "all differ")
+            peers = PEERS[case]
             runs: dict[str, list[tuple[float, float, bool]]] = {who: [] for who in ("ours", *peers)}
             for turn in range(args.repeat + 1):
                 for who, taken in runs.items():
-                    run = measure(who, left, right)
-                    if run[2] != (case != "equal"):
+                    compared = copy if who == "cmp" else right
+                    run = measure(who, left, compared)
+                    if run[2] != (compared is other):
                         raise SystemExit(f"{who} is wrong about files of which {case}")
                     if turn:  # the first round fills the page cache
                         taken.append(run)
@@ -167,6 +192,8 @@ def _bars(case: str, who: str) -> tuple[float | None, float | None]:
         return 1.5, 64
     if (case, who) == ("a few differ", "allclose"):
         return 0.1, 200
+    if (case, who) == ("all differ", "cmp"):
+        return 2.5, 64
     return None, None
 
 

@@ -1,6 +1,7 @@
 """Every exception ckptmap raises.
 
     CkptmapError
+    ├── UsageError        (ValueError)  a flag, an argument or an environment variable cannot be what it is
     ├── CheckpointError   (OSError)     cannot be read, or is not a checkpoint
     ├── RuleError         (ValueError)  the rule file is wrong
     ├── PlanError         (ValueError)  the rules do not fit these checkpoints
@@ -16,6 +17,10 @@ from __future__ import annotations
 
 class CkptmapError(Exception):
     """Base of every error that ckptmap raises on purpose."""
+
+
+class UsageError(CkptmapError, ValueError):
+    """A flag, an argument or an environment variable has a value that it cannot have."""
 
 
 class CheckpointError(CkptmapError, OSError):

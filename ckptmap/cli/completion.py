@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ckptmap.cli.main import make_parser, verb_parsers
 
-    parser = make_parser([])
+    parser = make_parser()
     for verb in verb_parsers(parser).values():
         for action in verb._actions:
             takes_value = action.nargs != 0 and action.choices is None

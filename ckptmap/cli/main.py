@@ -8,7 +8,7 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 
 import ckptmap
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
-    parser = make_parser(words)
+    parser = make_parser([word for word in words if word in VERBS][:1])
     if not words or words[0] not in VERBS:
         return parser.parse_args(words)
     verb = verb_parsers(parser)[words[0]]
@@ -92,10 +92,8 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def make_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
-    """The parser; when `argv` says which verb is meant, only that verb's module is imported."""
-    words = sys.argv[1:] if argv is None else argv
-    wanted = next((word for word in words if word in VERBS), None)
+def make_parser(whole: Collection[str] = VERBS.keys()) -> argparse.ArgumentParser:
+    """The parser; of all verbs but these it knows no more than the name, and imports nothing."""
     parser = argparse.ArgumentParser(
         prog="ckptmap",
         description=ckptmap.__doc__.partition("\n")[0],
@@ -112,7 +110,7 @@ def make_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
             formatter_class=_Help,
             allow_abbrev=False,
         )
-        if wanted not in (None, name):
+        if name not in whole:
             continue
         module = import_module(f"ckptmap.cli.{name}")
         verb.epilog = f"examples:\n{module.EXAMPLES}"

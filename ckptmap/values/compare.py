@@ -13,12 +13,14 @@ from ckptmap.values.measure import ELEMENTS, Measure
 from ckptmap.values.pairs import Pair, Whole, Work
 from ckptmap.values.sources import Bytes, HeldBytes
 from ckptmap.values.statistics import Statistics
-from ckptmap.values.workers import FETCHES, Meter, Scratch, run_all, torch_in_one_thread
+from ckptmap.values.workers import FETCHES, Meter, Scratch, cores, run_all, torch_in_one_thread
 
 BLOCK = 1 << 17
 """Bytes compared at once: two of these stay in a core's own cache."""
 PIECE = 1 << 23
 """Elements of one tensor that a worker takes at once: few enough to share out the last tensors, too."""
+MEASURERS = 2
+"""Threads that measure at once: between two sums each needs the interpreter, and more would wait for each other."""
 FETCHED_PIECE = 1 << 20
 """The same of values that come over a network, which one request asks for."""
 
@@ -88,7 +90,7 @@ class Comparison:
         self._meter.expect(sum(left.nbytes + right.nbytes for one in (*read, *wholes) for left, right in one.specs))
         self._run(self._compare, _pieces(here, PIECE))
         self._meter.expect(sum(pair.left.nbytes + pair.right.nbytes for pair in self._differing.values()))
-        self._run(self._measure, _pieces(self._differing.values(), PIECE))
+        self._run(self._measure, _pieces(self._differing.values(), PIECE), min(cores(), MEASURERS))
         fetched = [pair for pair in read if pair.fetched]
         self._run(self._measure, _pieces(fetched, FETCHED_PIECE), FETCHES)
         if wholes:

@@ -46,16 +46,20 @@ def as_stored(data: bytearray | memoryview | bytes, dtype: str) -> numpy.ndarray
 
 
 def widened(stored: numpy.ndarray, dtype: str, out: numpy.ndarray) -> numpy.ndarray:
-    """The elements of a block as float64, in `out`; complex numbers as pairs."""
+    """The elements of a block as numbers of `out`, float64 or a float32 that holds them; complex numbers as pairs."""
     import numpy
 
     result = out[: len(stored)]
     if dtype == "BF16":
-        numpy.copyto(result, (stored.astype("<u4") << 16).view("<f4"))
+        bits = result.view("<u4") if result.dtype == "<f4" else numpy.empty(len(stored), "<u4")
+        numpy.copyto(bits, stored)
+        numpy.left_shift(bits, 16, out=bits)
+        if result.dtype != "<f4":
+            numpy.copyto(result, bits.view("<f4"))
     elif dtype == "BOOL":
         numpy.not_equal(stored, 0, out=result)
     elif dtype.startswith("F8"):
-        numpy.take(values_of(dtype), stored, out=result, mode="clip")
+        numpy.take(values_of(dtype).astype(result.dtype), stored, out=result, mode="clip")
     else:
         numpy.copyto(result, stored)
     return result

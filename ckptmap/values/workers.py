@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+from ckptmap.errors import UsageError
+
 if TYPE_CHECKING:
     from ckptmap.values.measure import Measure
 
@@ -17,6 +19,7 @@ Item = TypeVar("Item")
 Progress: TypeAlias = Callable[[int, int], None]
 """Told of the bytes read and the bytes to read."""
 
+WORKERS_VARIABLE, MOST_WORKERS = "CKPTMAP_WORKERS", 256
 FETCHES = 16
 """Ranges of a repo that are under way at once."""
 TOLD_EVERY = 0.05
@@ -114,7 +117,15 @@ def run_all(work: Callable[[Item, Scratch], object], items: Iterable[Item], mete
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Cores that this process may use, or as many as `CKPTMAP_WORKERS` asks for.
+
+    Raises:
+        UsageError: That is no whole number in range.
+    """
+    if asked := os.environ.get(WORKERS_VARIABLE):
+        if not asked.isdecimal() or not 0 < int(asked) <= MOST_WORKERS:
+            raise UsageError(f"{WORKERS_VARIABLE}={asked}: must be a whole number from 1 to {MOST_WORKERS}")
+        return int(asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -134,3 +134,11 @@ def test_a_reader_that_is_stopped_says_nothing(tmp_path: Path, verb: list[str], 
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (code, "")
     assert err == ("ckptmap: interrupted\n" if code == 130 else "")
+
+
+@pytest.mark.parametrize("asked", ["0", "x", "-1", "100000"])
+def test_a_wrong_number_of_workers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
+    monkeypatch.setenv("CKPTMAP_WORKERS", asked)
+    one, other = (write(tmp_path / name, {"a": ("U8", (1,), b"a")}) for name in ("one", "other"))
+    with pytest.raises(ckptmap.errors.UsageError, match=f"CKPTMAP_WORKERS={asked}: must be a whole number from 1"):
+        ckptmap.diff(one, other, values=True)

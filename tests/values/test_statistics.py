@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from math import fsum, inf, isfinite, isnan, nan, sqrt
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 import ckptmap
 from ckptmap.spec import DTYPE_BITS, TORCH_NAMES
 from ckptmap.values.compare import TensorValues
-from ckptmap.values.measure import ELEMENTS
+from ckptmap.values.measure import ELEMENTS, IN_DOUBLE
 from ckptmap.values.statistics import Statistics
 from tests.values.files import write
 
@@ -115,9 +116,42 @@ def test_random_bits_of_every_dtype(dtype: str) -> None:
     check(statistics(left, right), numbers(left), numbers(right))
 
 
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "F16", "F8_E4M3"])
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_weights_that_all_differ_are_summed_to_1e_6_and_counted_exactly(dtype: str, scale: float) -> None:
+    def weights(seed: int) -> torch.Tensor:
+        return torch.randn(3 * 2048 + 77, generator=torch.Generator().manual_seed(seed)).mul(scale)
+
+    left, right = (
+        one.to(getattr(torch, TORCH_NAMES[dtype])) for one in (weights(1), weights(1) * 1.01 + weights(2) / 99)
+    )
+    found, exact = statistics(left, right), statistics(left.double(), right.double())
+    assert (found.changed, found.max_abs) == (exact.changed, exact.max_abs)
+    for one, other in (
+        (found.mean_abs, exact.mean_abs),
+        (found.relative_l2, exact.relative_l2),
+        (found.left, exact.left),
+    ):
+        assert one == pytest.approx(other, rel=1e-6)
+    assert found.cosine == pytest.approx(exact.cosine, abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [1e-30, 1e25, 3e38, inf, nan])
+def test_single_precision_leaves_to_double_what_it_cannot_hold(value: float) -> None:
+    left, right = torch.full((5000,), value), torch.full((5000,), value / 2)
+    right[7] = 1e-20
+    found, exact = statistics(left, right), statistics(left.double(), right.double())
+    assert repr(replace(found, unrounded=0)) == repr(replace(exact, unrounded=0))
+
+
+def test_the_largest_difference_is_exact_where_float32_would_round_it() -> None:
+    left, right = torch.tensor([1.0, 1.0]), torch.tensor([1e-9, 1.1e-9])  # in float32 both differ by 1
+    assert statistics(left, right).max_abs == 1.0 - float(right[0])
+
+
 @pytest.mark.parametrize("dtype", ["F32", "BF16", "I64"])
 def test_sums_of_many_blocks(dtype: str) -> None:
-    count = 2 * ELEMENTS + 77
+    count = 2 * IN_DOUBLE + 77
     left, right = random(dtype, count, 3), random(dtype, count, 4)
     right[: count // 2] = left[: count // 2]
     check(statistics(left, right), numbers(left), numbers(right))
@@ -270,5 +304,5 @@ def test_a_rounded_copy_is_told(wide: str, narrow: str) -> None:
 
 
 def test_a_second_run_gives_the_same_numbers_to_the_last_bit() -> None:
-    left = torch.randn(20 * ELEMENTS, generator=torch.Generator().manual_seed(1))
+    left = torch.randn(2 * ELEMENTS + 99, generator=torch.Generator().manual_seed(1))
     assert len({repr(statistics(left, left * 1.1)) for _ in range(3)}) == 1

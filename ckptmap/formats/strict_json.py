@@ -29,8 +29,11 @@ def loads(data: bytes) -> Any:
     ):
         raise ValueError("it holds far more lists or objects than a checkpoint of its size has")
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-        if _HALF_CHARACTER.search(data):
+        text = data.decode("utf-8")
+        value = json.loads(text, parse_constant=_no_constant)
+        if not _each_name_is_kept(value, data):
+            value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        if b"\\u" in data and _HALF_CHARACTER.search(data):
             _check_text(value)
         return value
     except UnicodeEncodeError as error:
@@ -39,6 +42,20 @@ def loads(data: bytes) -> Any:
         raise ValueError(f"not UTF-8 at byte {error.start}") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _each_name_is_kept(value: object, data: bytes) -> bool:
+    """Whether the text of an object of objects has no more names than the parsed value, so that none stood twice.
+
+    To look at every pair while parsing takes half as long again. In a text without white space the colon of each pair
+    follows a quote, so there are at most as many pairs as `":`. False says nothing.
+    """
+    if type(value) is not dict or any(space in data.rstrip() for space in (b" ", b"\t", b"\r", b"\n")):
+        return False
+    inner = [one for one in value.values() if type(one) is dict]
+    if data.count(b"{") != 1 + len(inner):  # objects deeper down, or a brace in a name
+        return False
+    return data.count(b'":') == len(value) + sum(map(len, inner))
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

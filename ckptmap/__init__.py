@@ -3,6 +3,12 @@
 The names below are the public library; importing it loads neither torch nor transformers.
 """
 
+import sys
+
+if sys.argv[:1] == ["-m"] and "ckptmap" in sys.orig_argv and sys.path:
+    # `python -m ckptmap`: Python put the current folder first, and there may lie a downloaded json.py or torch.py.
+    del sys.path[0]
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ckptmap.errors import ArchitectureError
@@ -27,7 +29,10 @@ def inventory_from_child(
         InternalsChangedError: This release of transformers is not made as expected.
     """
     question = json.dumps([module, class_name, config, overrides, key_mapping])
-    done = subprocess.run([sys.executable, "-m", __name__], input=question, capture_output=True, text=True, check=False)
+    start = f"import sys; sys.path[:] = {_import_path()!r}; from {__name__} import main; main()"
+    # Isolated: else Python puts the current folder, which may be a downloaded one, before its own library.
+    argv = [sys.executable, "-I", "-c", start]
+    done = subprocess.run(argv, input=question, capture_output=True, text=True, check=False)
     try:
         kind, answer = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
@@ -36,6 +41,12 @@ def inventory_from_child(
     if kind == "inventory":
         return ClassInventory.from_json(answer)
     raise (InternalsChangedError if kind == "internals" else ArchitectureError)(answer)
+
+
+def _import_path() -> list[str]:
+    """Where this process imports from, but for folders that are named from the current one, and this package last."""
+    package = str(Path(__file__).resolve().parents[2])
+    return [*(entry for entry in sys.path if os.path.isabs(entry)), package]
 
 
 def main() -> None:
@@ -52,7 +63,3 @@ def main() -> None:
     except InternalsChangedError as error:
         answer = ["internals", str(error)]
     print(f"\n{json.dumps(answer)}")
-
-
-if __name__ == "__main__":
-    main()

@@ -60,7 +60,7 @@ def class_config(
             f"{cls.__name__}: {', '.join(options)} is an option of loading, not a field of its config"
         )
     with TemporaryDirectory() as folder, quiet():
-        (Path(folder) / "config.json").write_text(json.dumps(dict(config)))
+        (Path(folder) / "config.json").write_text(json.dumps(_without_downloads(dict(config))))
         try:
             made, unused = config_class.from_pretrained(folder, return_unused_kwargs=True, **overrides)
         except Exception as error:
@@ -68,12 +68,33 @@ def class_config(
                 f"{cls.__name__}: its config cannot be made from config.json ({first_line(error)}); "
                 "check the file, and the overrides given"
             ) from None
+    made._attn_implementation = "eager"
     known = json.dumps(made.to_dict(), default=str)
     # A field of a part only (a text_config) changes nothing; one that is nowhere is a slip.
     if unknown := [name for name in unused if f'"{name}": ' not in known]:
         raise ArchitectureError(f"{cls.__name__}: its config has no field {', '.join(sorted(unknown))}")
     return made  # type: ignore[no-any-return]
 
+
+def _without_downloads(part: Any) -> Any:
+    """A config, or a part of it, that does not say which code and weights to fetch from the Hub: names need neither.
+
+    **Source**: transformers 5.23.0, `PreTrainedModel._check_and_adjust_attn_implementation`, which gets a kernel for
+    `org/repo`, and `backbone_utils.load_backbone`.
+    """
+    if isinstance(part, list):
+        return [_without_downloads(one) for one in part]
+    if not isinstance(part, dict):
+        return part
+    kept = {key: _without_downloads(value) for key, value in part.items() if key not in _CHOOSES_CODE}
+    return kept | {"use_pretrained_backbone": False} if "use_pretrained_backbone" in kept else kept
+
+
+_CHOOSES_CODE = {
+    *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
+    *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
+    *("auto_map", "kernel_config", "use_kernels"),
+}
 
 _NOT_OF_CONFIGS = {
     "cache_dir",

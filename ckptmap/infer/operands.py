@@ -162,8 +162,8 @@ def _built(text: str, arguments: Mapping[str, Any]) -> Any:
 
 def _imported(place: str) -> Any:
     if not place.endswith(".py"):
-        if (here := os.getcwd()) not in sys.path:
-            sys.path.insert(0, here)  # as `python -m` does
+        if importlib.util.find_spec(place.partition(".")[0]) is None and (here := os.getcwd()) not in sys.path:
+            sys.path.append(here)  # last: a file there that bears a library's name is not what libraries import
         return importlib.import_module(place)
     path = Path(place)
     if not path.is_file():

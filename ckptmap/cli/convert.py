@@ -105,6 +105,8 @@ def _operands(args: argparse.Namespace) -> tuple[str | None, str, str | None]:
 
 
 def _show(made: Conversion) -> None:
+    for path in made.leftovers:
+        print(f"removed {path}, which a run that was cut short had left")
     files = made.files[0] if len(made.files) == 1 else f"{len(made.files)} files in {Path(made.files[0]).parent}"
     print(f"{files}: {made.tensors:,} tensors, {made.nbytes:,} bytes")
     for old, new, count in made.casts:

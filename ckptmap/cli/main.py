@@ -6,9 +6,12 @@ import argparse
 import errno
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 import ckptmap
@@ -55,11 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # argparse has printed what there is to say
         return end.code if isinstance(end.code, int) else COULD_NOT_TELL
     try:
-        code: int = args.run(args)
-        sys.stdout.flush()
+        with _signals_as_errors():
+            code: int = args.run(args)
+            sys.stdout.flush()
     except KeyboardInterrupt:
         print("ckptmap: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except _SignalError as ended:
+        print(f"ckptmap: ended by {ended.args[0].name}", file=sys.stderr)
+        return 128 + int(ended.args[0])
     except BrokenPipeError:
         # The reader (`head`, a pager) has gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -79,6 +86,29 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         return COULD_NOT_TELL
     return code
+
+
+class _SignalError(BaseException):
+    """The system asks this process to end; what was begun is taken back on the way out."""
+
+
+@contextmanager
+def _signals_as_errors() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the stack, as Ctrl-C does, so that no temporary file stays."""
+
+    def end(number: int, _: object) -> None:
+        raise _SignalError(signal.Signals(number))
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        # One that is ignored stays so: `nohup` wants that.
+        wanted = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+        before = {number: signal.signal(number, end) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:

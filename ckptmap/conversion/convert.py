@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,24 +13,27 @@ from typing import TYPE_CHECKING, Any
 from ckptmap.checkpoint import Checkpoint, Source, read_config
 from ckptmap.conversion.labels import with_labels_of
 from ckptmap.conversion.loading import load_into as load_into
-from ckptmap.conversion.reading import Reader, check_ties, float_dtype, local_path, narrows, opened
+from ckptmap.conversion.reading import FileStates, Reader, check_ties, float_dtype, local_path, narrows, opened
 from ckptmap.conversion.residue import Filler, Residue, open_residue, pieces, shapes_in, write_residue
 from ckptmap.conversion.run import tensors_of, write_steps
 from ckptmap.conversion.schedule import Schedule, schedule
 from ckptmap.conversion.stamp import RulesLike, Task, architecture_in, make_task, rule_file_path
-from ckptmap.errors import ConvertError
+from ckptmap.errors import CheckpointError, ConvertError
+from ckptmap.files import Staging, check_room, check_targets, locked_folder, remove_leftovers, write_all
 from ckptmap.rules.plan import Plan
 from ckptmap.spec import TensorSpec
-from ckptmap.writing.atomic import check_targets, replacing
 from ckptmap.writing.folder import (
     INDEX,
+    SINGLE,
     companions,
+    free_names,
     index_of,
     into_shards,
+    is_shard,
     is_taken,
+    made_folder,
     parse_size,
-    replacing_folder,
-    write_files,
+    replaced_by,
 )
 from ckptmap.writing.inplace import replace_header, roll_back
 from ckptmap.writing.safetensors import Writer, header_bytes
@@ -56,6 +59,7 @@ class Conversion:
         tied: Second names that are not stored, each with the name it stands for.
         casts: Old and new dtype, and how many tensors went from one to the other.
         residue: Where what was left out is kept.
+        leftovers: Temporary files of runs that were cut short, which were removed.
     """
 
     files: tuple[str, ...]
@@ -66,6 +70,7 @@ class Conversion:
     tied: tuple[tuple[str, str], ...] = ()
     casts: tuple[tuple[str, str, int], ...] = ()
     residue: str | None = None
+    leftovers: tuple[str, ...] = ()
 
     @property
     def narrowed(self) -> tuple[tuple[str, str, int], ...]:
@@ -154,37 +159,53 @@ def convert(
         kept_to = None if kept is not None or not made.homeless else residue
         if in_place:
             return _in_place(source, task, made)
+        read = FileStates([one for one in (source, given, kept) if one is not None])
         if target is None:
             check_ties(task.plan.left_ties, source)
-            return _state_dict(task, made, reader, filler, kept_to)
+            tensors = _state_dict(task, made, reader, filler, kept_to)
+            read.check()
+            return tensors
         beside = _beside(like, architecture or architecture_in(task.side_text), made) if like is not None else {}
         shards = into_shards(made.outputs, largest) if folder else [(target.name, made.outputs)]
+        place = target if folder else target.parent
+        kept_file = Path(kept_to) if kept_to is not None and not isinstance(kept_to, Mapping) else None
         inputs = [*_files_of(source), *_files_of(given), *_files_of(kept)]
         inputs += [path for path in (rule_file_path(rules),) if path is not None]
-        targets = [Path(kept_to)] if kept_to is not None and not isinstance(kept_to, Mapping) else []
+        stale: list[Path] = []
         if folder:
-            _check_folder(target, [*beside, *(name for name, _ in shards)], inputs, force=force)
+            shards = free_names(target, shards)
+            stale = replaced_by(target, [name for name, _ in shards] + [INDEX] * (len(shards) > 1)) if force else []
+            _check_folder(target, [*beside, *(name for name, _ in shards)], inputs, stale, force=force)
         else:
-            targets.append(target)
-        check_targets(targets, inputs, force=force)
+            check_targets([target], inputs, force=force)
+        check_targets([] if kept_file is None else [kept_file], [*inputs, place / shards[0][0]], force=force)
         check_ties(task.plan.left_ties, source)
-        metadata = _metadata(source, task)
         if isinstance(kept_to, Mapping):
             _state_dict_residue(made, reader, kept_to)
-        elif kept_to is not None:
-            write_residue(Path(kept_to), made.homeless, Reader(source), task.reads, task.stamp)
-        if to_bin:
-            _write_bin(target, _state_dict(task, made, reader, filler, None))
-        elif folder:
-            with replacing_folder(target) as place:
-                if len(shards) > 1:
-                    write_files(place, {INDEX: index_of(shards, task.stamp)})
-                write_files(place, beside)
-                _write(place, shards, metadata, made, reader, filler, progress)
-        else:
-            _write(target.parent, shards, metadata, made, reader, filler, progress)
-        files = tuple(str((target if folder else target.parent) / name) for name, _ in shards)
-        return _summary(files, task, made, kept_to)
+        if not to_bin:
+            check_room(place, sum(spec.nbytes for spec in made.outputs))
+        names = {name for name, _ in shards} | ({SINGLE, INDEX, *beside} if folder else set())
+        leftovers = remove_leftovers(place, lambda name: name in names or (folder and is_shard(name)))
+        with made_folder(place) if folder else nullcontext(), Staging(overwrite=force) as staging:
+            if to_bin:
+                _write_bin(staging, target, _state_dict(task, made, reader, filler, None))
+            else:
+                _write(staging, place, shards, _metadata(source, task), made, reader, filler, progress)
+            if kept_file is not None:
+                write_residue(staging, kept_file, made.homeless, Reader(source), task.reads, task.stamp)
+            last = {INDEX: index_of(shards, task.stamp)} if len(shards) > 1 else {}
+            for name, data in {**beside, **last}.items():
+                with staging.file(place / name) as descriptor:
+                    write_all(descriptor, memoryview(data))
+            with locked_folder(place):
+                read.check()
+                if folder and not force and (taken := is_taken(target, list(names))):
+                    raise ConvertError(f"{target}: holds {', '.join(taken[:5])} since a moment ago; --force overwrites")
+                staging.commit()
+                for path in stale:
+                    path.unlink(missing_ok=True)
+        files = tuple(str(place / name) for name, _ in shards)
+        return replace(_summary(files, task, made, kept_to), leftovers=leftovers)
 
 
 def undo(file: str | os.PathLike[str]) -> bool:
@@ -242,14 +263,15 @@ def _beside(like: str | os.PathLike[str], architecture: str | None, made: Schedu
     return files
 
 
-def _check_folder(folder: Path, names: list[str], inputs: list[Path], *, force: bool) -> None:
-    inside = [str(path) for path in inputs if path.resolve().is_relative_to(folder.resolve())]
-    if inside:
-        raise ConvertError(f"{inside[0]}: is read by this conversion, and OUT is its folder; write to another place")
+def _check_folder(folder: Path, names: list[str], inputs: list[Path], stale: list[Path], *, force: bool) -> None:
     if os.path.lexists(folder) and not folder.is_dir():
         raise ConvertError(f"{folder}: exists and is no folder")
     if not force and (taken := is_taken(folder, names)):
         raise ConvertError(f"{folder}: holds {', '.join(taken[:5])}; --force overwrites")
+    check_targets([folder / name for name in names] if folder.is_dir() else [], inputs, force=True)
+    read = {os.path.realpath(path) for path in inputs}
+    if lost := [str(path) for path in stale if os.path.realpath(path) in read]:
+        raise ConvertError(f"{lost[0]}: is read by this conversion, and would be replaced; write to another place")
 
 
 def _metadata(source: Checkpoint, task: Task) -> dict[str, str]:
@@ -259,6 +281,7 @@ def _metadata(source: Checkpoint, task: Task) -> dict[str, str]:
 
 
 def _write(
+    staging: Staging,
     folder: Path,
     shards: list[tuple[str, list[TensorSpec]]],
     metadata: Mapping[str, str],
@@ -267,7 +290,7 @@ def _write(
     filler: Filler,
     progress: Progress | None,
 ) -> None:
-    """Write shards one after another; a shard appears under its name once it is whole."""
+    """Write shards one after another."""
     total, done = sum(spec.nbytes for _, specs in shards for spec in specs), 0
 
     def report(nbytes: int) -> None:
@@ -286,26 +309,30 @@ def _write(
             wanted = len(shards) - 1 if spec is None else shard_of[spec.name]
             while current < wanted:
                 if writer is not None:
-                    writer.close()
+                    writer.flush()
                     last.close()
                 current += 1
-                descriptor = last.enter_context(replacing(folder / shards[current][0]))
-                writer = Writer(descriptor, report)
-                last.push(lambda *_, opened=writer: opened.release())
+                descriptor = last.enter_context(staging.file(folder / shards[current][0]))
+                writer = Writer(descriptor, reader.descriptor, report)
                 writer.write(headers[current])
             assert writer is not None
             return writer
 
         writer_for(made.outputs[0] if made.outputs else None)
         write_steps(made.steps, reader, filler, writer_for)
-        writer_for(None).close()
+        writer_for(None).flush()
 
 
-def _write_bin(target: Path, tensors: dict[str, torch.Tensor]) -> None:
+def _write_bin(staging: Staging, target: Path, tensors: dict[str, torch.Tensor]) -> None:
     import torch
 
-    with replacing(target) as descriptor, os.fdopen(os.dup(descriptor), "wb") as file:
-        torch.save(tensors, file)
+    with staging.file(target) as descriptor, os.fdopen(os.dup(descriptor), "wb") as file:
+        try:
+            torch.save(tensors, file)
+        except RuntimeError as error:  # torch's writer of zip archives tells a full disk so
+            raise CheckpointError(
+                f"cannot be written: {str(error).splitlines()[0]}; nothing was changed", source=str(target)
+            ) from None
 
 
 def _state_dict(
@@ -319,7 +346,11 @@ def _state_dict(
         _state_dict_residue(made, reader, residue)
     elif residue is not None:
         check_targets([Path(residue)], _files_of(reader.checkpoint), force=False)
-        write_residue(Path(residue), made.homeless, Reader(reader.checkpoint), task.reads, task.stamp)
+        read = FileStates([reader.checkpoint])
+        with Staging(overwrite=False) as staging:
+            write_residue(staging, Path(residue), made.homeless, Reader(reader.checkpoint), task.reads, task.stamp)
+            read.check()
+            staging.commit()
     return tensors
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ckptmap.checkpoint import Checkpoint, Source, open_checkpoint
 from ckptmap.errors import CheckpointError, ConvertError
 from ckptmap.spec import DTYPE_BITS, TORCH_NAMES, TensorSpec
+from ckptmap.stores.local import LocalStore, State, changed, state_of, state_of_open
 from ckptmap.writing.inplace import roll_back
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ PRECISION = {
     "F8_E4M3FNUZ": (4, 3), "F8_E5M2FNUZ": (5, 2),
 }  # fmt: skip
 COMPARED_AT_ONCE = 1 << 24
+MOST_OPEN = 64
+"""Files of one checkpoint that are open at once: a process may have few."""
 
 
 def local_path(checkpoint: Checkpoint, file: str) -> Path | None:
@@ -39,6 +42,34 @@ def is_local(checkpoint: Checkpoint) -> bool:
     """Whether all its values are on this machine."""
     files = {checkpoint.file_of(name) for name in checkpoint}
     return all(file is None or local_path(checkpoint, file) is not None for file in files)
+
+
+class FileStates:
+    """The states in which the files of checkpoints were when their headers were read."""
+
+    def __init__(self, checkpoints: Iterable[Checkpoint]) -> None:
+        self._states: dict[str, State] = {}
+        for checkpoint in checkpoints:
+            for file in checkpoint.files:
+                if (path := local_path(checkpoint, file)) is not None:
+                    self._states[str(path)] = state_when_read(checkpoint, file, str(path))
+
+    def check(self) -> None:
+        """See that all still are in them.
+
+        Raises:
+            CheckpointError: One was changed, replaced or removed.
+        """
+        for path, state in self._states.items():
+            if state_of(path) != state:
+                raise changed(path)
+
+
+def state_when_read(checkpoint: Checkpoint, file: str, path: str) -> State:
+    """The state of a file when its header was read; of one that no header is read of, the state now."""
+    store = checkpoint._store
+    seen = store.seen(file) if isinstance(store, LocalStore) else None
+    return seen or state_of(path)
 
 
 @contextmanager
@@ -149,12 +180,31 @@ class Reader:
         self._dtype = dtype
         self._arena = Arena() if reuse else None
         self._descriptors: dict[str, int] = {}
+        self._states: dict[str, State] = {}
         self._paths: dict[str, str | None] = {}
 
     def close(self) -> None:
         """Let go of open files."""
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
+
+    def descriptor(self, path: str) -> int:
+        """A file of the checkpoint, open; it is the one whose header was read.
+
+        Raises:
+            CheckpointError: It is not, or cannot be read.
+        """
+        if path not in self._descriptors:
+            if len(self._descriptors) >= MOST_OPEN:
+                os.close(self._descriptors.pop(next(iter(self._descriptors))))
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            except OSError as error:
+                raise CheckpointError(f"cannot be read: {error.strerror}", source=path) from None
+            self._descriptors[path] = descriptor
+            if state_of_open(descriptor) != self._states.get(path):
+                raise changed(path)
+        return self._descriptors[path]
 
     def dtype(self, name: str) -> str:
         """The dtype a tensor has once it is read."""
@@ -171,6 +221,8 @@ class Reader:
         if file not in self._paths:
             path = local_path(self.checkpoint, file)
             self._paths[file] = None if path is None else str(path)
+            if path is not None:
+                self._states[str(path)] = state_when_read(self.checkpoint, file, str(path))
         path_text = self._paths[file]
         if path_text is None:
             return None
@@ -210,10 +262,9 @@ class Reader:
         memory = self._arena.take(found.length)
         buffer, done = buffer_of(memory), 0
         try:
-            if found.path not in self._descriptors:
-                self._descriptors[found.path] = os.open(found.path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = self.descriptor(found.path)
             while done < found.length:
-                got = os.preadv(self._descriptors[found.path], [buffer[done:]], found.offset + done)
+                got = os.preadv(descriptor, [buffer[done:]], found.offset + done)
                 if not got:
                     raise CheckpointError("ends early; it was changed while it was read", source=found.path)
                 done += got
@@ -252,20 +303,20 @@ def _equal(checkpoint: Checkpoint, one: str, other: str) -> bool:
     left, right = reader.range(one), reader.range(other)
     if left is None or right is None:
         return checkpoint.read(one) == checkpoint.read(other)
-    return same_bytes(left, right)
+    try:
+        return same_bytes(left, reader, right, reader)
+    finally:
+        reader.close()
 
 
-def same_bytes(one: Range, other: Range) -> bool:
-    """Whether two ranges hold the same bytes, read in parts."""
+def same_bytes(one: Range, reader: Reader, other: Range, other_reader: Reader) -> bool:
+    """Whether two ranges hold the same bytes, read in parts, each by the reader of its checkpoint."""
     if one.length != other.length:
         return False
-    with open(one.path, "rb") as first, open(other.path, "rb") as second:
-        first.seek(one.offset)
-        second.seek(other.offset)
-        rest = one.length
-        while rest:
-            size = min(rest, COMPARED_AT_ONCE)
-            if (data := first.read(size)) != second.read(size) or len(data) < size:
-                return False
-            rest -= size
+    first, second = reader.descriptor(one.path), other_reader.descriptor(other.path)
+    for start in range(0, one.length, COMPARED_AT_ONCE):
+        size = min(COMPARED_AT_ONCE, one.length - start)
+        data = os.pread(first, size, one.offset + start)
+        if len(data) < size or data != os.pread(second, size, other.offset + start):
+            return False
     return True

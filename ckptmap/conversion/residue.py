@@ -14,9 +14,9 @@ from ckptmap.conversion.blocks import as_integers, narrowed, ordered, place
 from ckptmap.conversion.reading import Reader, buffer_of
 from ckptmap.conversion.schedule import key_of
 from ckptmap.errors import ConvertError
+from ckptmap.files import Staging
 from ckptmap.rules.plan import Equation, Piece, Plan, Sizes
 from ckptmap.spec import TensorSpec
-from ckptmap.writing.atomic import replacing
 from ckptmap.writing.safetensors import Writer, header_bytes
 
 if TYPE_CHECKING:
@@ -80,7 +80,12 @@ def _part_shape(piece: Piece) -> Sizes:
 
 
 def write_residue(
-    path: Path, homeless: tuple[tuple[Equation, Piece], ...], reader: Reader, side: str, stamp: Mapping[str, str]
+    staging: Staging,
+    path: Path,
+    homeless: tuple[tuple[Equation, Piece], ...],
+    reader: Reader,
+    side: str,
+    stamp: Mapping[str, str],
 ) -> None:
     """Write the blocks that have no home into a file, one in memory at a time."""
     specs = []
@@ -90,8 +95,8 @@ def write_residue(
         shape = _part_shape(piece) if piece.narrow else spec.shape
         specs.append(TensorSpec(key_of(piece), shape, spec.dtype))
     metadata = {"format": "pt", **stamp, SIDE: side, SHAPES: json.dumps(shapes)}
-    with replacing(path) as descriptor:
-        writer = Writer(descriptor)
+    with staging.file(path) as descriptor:
+        writer = Writer(descriptor, reader.descriptor)
         writer.write(header_bytes(specs, metadata))
         for (_, piece), spec in zip(homeless, specs, strict=True):
             if piece.narrow:
@@ -101,7 +106,6 @@ def write_residue(
                 data = reader.checkpoint.read(piece.name)
                 assert len(data) == spec.nbytes
                 writer.write(data)
-        writer.close()
 
 
 class Filler:

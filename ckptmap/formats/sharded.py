@@ -88,7 +88,7 @@ def _stays_inside(store: Store, index_file: str, shard: str, source: str) -> Non
             where="weight_map",
         )
     path, index = store.local_path(shard), store.local_path(index_file)
-    if path is not None and index is not None and not _really_inside(path, index.parent):
+    if path is not None and index is not None and not lies_within(path, index.parent):
         raise CheckpointError(
             f"shard {shard!r} is a symbolic link out of the checkpoint's folder; refused. Copy the file there",
             source=source,
@@ -96,7 +96,7 @@ def _stays_inside(store: Store, index_file: str, shard: str, source: str) -> Non
         )
 
 
-def _really_inside(path: Path, folder: Path) -> bool:
+def lies_within(path: Path, folder: Path) -> bool:
     """Whether a path is below the folder with links followed, or a Hub cache's snapshots/<commit>/x -> blobs/…."""
     target, folder = path.resolve(), folder.resolve()
     snapshots = next((parent for parent in folder.parents if parent.name == "snapshots"), None)

@@ -87,7 +87,7 @@ def _renamed(ours: Reader, left: str, theirs: Reader, right: str) -> str | None:
     if dtypes[0] == dtypes[1]:
         here, there = ours.range(left), theirs.range(right)
         if here is not None and there is not None:
-            return "" if same_bytes(here, there) else None
+            return "" if same_bytes(here, ours, there, theirs) else None
     if any(DTYPE_BITS[dtype] < 8 for dtype in dtypes):
         same = dtypes[0] == dtypes[1] and ours.checkpoint.read(left) == theirs.checkpoint.read(right)
         return "" if same else None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from ckptmap.errors import CheckpointError, RuleError
+from ckptmap import files
+from ckptmap.errors import RuleError
 from ckptmap.rules.names import Choice, Index, Matcher, NamePattern, Part, Segment
 from ckptmap.rules.shapes import Shape
 
@@ -284,32 +284,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     Raises:
         CheckpointError: It cannot be written.
     """
-    target = Path(os.path.realpath(path))
-    try:
-        _replace(target, text)
-    except OSError as error:
-        raise CheckpointError(f"cannot be written: {error.strerror}; nothing was changed", source=str(path)) from None
-
-
-def _replace(target: Path, text: str) -> None:
-    mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
-    handle, draft = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(draft, mode)
-        os.replace(draft, target)
-    except BaseException:
-        os.unlink(draft)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    files.write_text(Path(os.path.realpath(path)), text.encode())
 
 
 @dataclass(frozen=True, slots=True, order=True)

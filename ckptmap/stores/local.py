@@ -10,8 +10,9 @@ from typing import TypeAlias
 from ckptmap.errors import CheckpointError
 from ckptmap.stores.base import StoredFile
 
-State: TypeAlias = tuple[int, int, int, int]
-"""What changes when a file is written to or replaced: device, inode, size, and the time of the last change."""
+State: TypeAlias = tuple[int, int, int, int, int]
+"""What changes when a file is written to or replaced: device, inode, size, and the times that its data and it itself
+were changed; the latter nobody can set back."""
 
 
 class LocalStore:
@@ -96,10 +97,15 @@ def state_of(path: str) -> State:
         raise CheckpointError(f"cannot be read any more: {error.strerror}", source=path) from None
 
 
+def state_of_open(descriptor: int) -> State:
+    """The state of an open file."""
+    return _state(os.fstat(descriptor))
+
+
 def changed(path: str) -> CheckpointError:
     """The error to raise about a file that is not in the state it was in."""
     return CheckpointError("was changed or replaced since its header was read; run again", source=path)
 
 
 def _state(status: os.stat_result) -> State:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

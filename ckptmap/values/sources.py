@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
-from ckptmap.conversion.reading import Range, buffer_of, local_path
+from ckptmap.conversion.reading import FileStates, Range, buffer_of, local_path
 from ckptmap.errors import CheckpointError
-from ckptmap.stores.local import LocalStore, State, changed, state_of
+from ckptmap.stores.local import state_of
 from ckptmap.values.workers import FETCHES, Meter, run_all
 
 if TYPE_CHECKING:
@@ -245,19 +245,7 @@ def unchanged(checkpoints: Iterable[Checkpoint]) -> Iterator[None]:
     Raises:
         CheckpointError: One was changed, replaced or removed.
     """
-    before: list[tuple[str, State]] = []
-    for checkpoint in checkpoints:
-        for file in checkpoint.files:
-            store, path = checkpoint._store, local_path(checkpoint, file)
-            if path is not None:
-                seen = store.seen(file) if isinstance(store, LocalStore) else None
-                before.append((str(path), seen or state_of(str(path))))
-    _check(before)
+    files = FileStates(checkpoints)
+    files.check()
     yield
-    _check(before)
-
-
-def _check(states: Iterable[tuple[str, State]]) -> None:
-    for path, state in states:
-        if state_of(path) != state:
-            raise changed(path)
+    files.check()

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import secrets
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ckptmap.checkpoint import read_config
 from ckptmap.errors import CheckpointError, ConvertError
+from ckptmap.files import trouble
+from ckptmap.formats.sharded import lies_within
 from ckptmap.sources import locate_store
 from ckptmap.spec import TensorSpec
-from ckptmap.writing.atomic import sync_folder, temporary_beside, trouble, write_text
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-RENAME_EXCHANGE = 2
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", re.IGNORECASE)
 _WEIGHTS = re.compile(
     r"(model|pytorch_model)(-\d+-of-\d+)?(\.\w+)?\.(safetensors|bin)|(model|pytorch_model)\.\w+\.index(\.\w+)?\.json"
 )
+_SHARD = re.compile(r"model-(\w+-)?\d{5}-of-\d{5}\.safetensors")
 COPIED = re.compile(
     r"generation_config\.json|tokenizer.*\.(json|model)|vocab\.(json|txt|bpe)|merges\.txt|special_tokens_map\.json"
     r"|added_tokens\.json|preprocessor_config\.json|processor_config\.json|chat_template\.(json|jinja)"
@@ -88,33 +88,61 @@ def companions(like: str | os.PathLike[str], architecture: str | None) -> dict[s
     found = {"config.json": json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"}
     for file, stored in store.files().items():
         if COPIED.fullmatch(file) and stored.size <= MOST_BESIDE:
+            path = store.local_path(file)
+            if path is not None and not lies_within(path, path.parent):
+                raise CheckpointError(
+                    "is a symbolic link out of its folder, so it may be private; refused. Copy the file there",
+                    source=str(path),
+                )
             found[file] = store.read(file, 0, stored.size)
     return found
 
 
-@contextmanager
-def replacing_folder(target: Path) -> Iterator[Path]:
-    """An empty folder beside the target, which takes its place when all went well.
+def free_names(folder: Path, shards: list[tuple[str, list[TensorSpec]]]) -> list[tuple[str, list[TensorSpec]]]:
+    """Shards under names that the folder does not have, so that an old index stays true until the new one is there."""
+    if len(shards) == 1 or not any(os.path.lexists(folder / name) for name, _ in shards):
+        return shards
+    tag = secrets.token_hex(3)
+    return [(name.replace("model-", f"model-{tag}-", 1), specs) for name, specs in shards]
 
-    What else an old folder held is carried over; its weights and index are not.
+
+def replaced_by(folder: Path, names: Collection[str]) -> list[Path]:
+    """What of an old checkpoint in a folder must go once another has come, the least likely to be missed first.
+
+    Args:
+        folder: The folder.
+        names: Files of the new one. Only what readers would take before it, and shards of an index that goes, is named;
+            all else in the folder is somebody's own.
     """
-    temporary = temporary_beside(target)
-    with trouble(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-        try:
-            yield temporary
-            if target.is_dir():
-                _carry_over(target, temporary)
-                shutil.copymode(target, temporary)
-                sync_folder(temporary)
-                _exchange(temporary, target)
-            else:
-                sync_folder(temporary)
-                os.rename(temporary, target)
-            sync_folder(target.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    index = folder / INDEX
+    gone = [] if INDEX in names else [index]
+    if SINGLE not in names:
+        gone.append(folder / SINGLE)
+    shards: list[Path] = []
+    with suppress(OSError, ValueError, AttributeError):
+        files = set(json.loads(index.read_bytes())["weight_map"].values())
+        shards = [folder / file for file in sorted(map(str, files)) if _SHARD.fullmatch(file) and file not in names]
+    return [path for path in (*gone, *shards) if path.is_file() and not path.is_symlink()]
+
+
+@contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """A folder that is there, with those above it; made here and still empty at an error, they go again."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    with trouble(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for place in missing:
+            with suppress(OSError):
+                place.rmdir()
+        raise
+
+
+def is_shard(name: str) -> bool:
+    """Whether a file has the name of a shard."""
+    return _SHARD.fullmatch(name) is not None
 
 
 def is_taken(folder: Path, names: Sequence[str]) -> list[str]:
@@ -122,43 +150,3 @@ def is_taken(folder: Path, names: Sequence[str]) -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(entry.name for entry in folder.iterdir() if entry.name in names or _WEIGHTS.fullmatch(entry.name))
-
-
-def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write small files."""
-    for name, data in files.items():
-        write_text(folder / name, data)
-
-
-def _carry_over(old: Path, new: Path) -> None:
-    for entry in old.iterdir():
-        there = new / entry.name
-        if os.path.lexists(there) or _WEIGHTS.fullmatch(entry.name):
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.copytree(entry, there, symlinks=True, copy_function=_link)
-        else:
-            _link(entry, there)
-
-
-def _link(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:
-        shutil.copy2(source, target, follow_symlinks=False)
-
-
-def _exchange(new: Path, old: Path) -> None:
-    """Swap two folders, at once where the system can."""
-    call: Callable[..., int] | None = getattr(ctypes.CDLL(None), "renameat2", None)
-    here = -100  # AT_FDCWD
-    if call is not None and call(here, os.fsencode(new), here, os.fsencode(old), RENAME_EXCHANGE) == 0:
-        return
-    aside = temporary_beside(old)
-    os.rename(old, aside)
-    try:
-        os.rename(new, old)
-    except OSError:
-        os.rename(aside, old)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)

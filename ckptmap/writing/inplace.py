@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ckptmap.errors import CheckpointError, ConvertError
+from ckptmap.files import sync_folder, trouble, write_all, write_text
 from ckptmap.formats.safetensors import UNDO_SUFFIX
-from ckptmap.writing.atomic import sync_folder, trouble, write_all, write_text
 
 MAGIC = b"ckptmap undo 1\n"
 INSERT_RANGE, COLLAPSE_RANGE = 0x20, 0x08
@@ -40,6 +40,7 @@ def replace_header(file: Path, header: bytes) -> None:
         ConvertError: It does not fit and the filesystem cannot grow the front of a file.
         CheckpointError: The file cannot be written.
     """
+    _not_shared(file)
     with trouble(file), _locked(file) as descriptor:
         before = os.fstat(descriptor)
         old_length = 8 + int.from_bytes(os.pread(descriptor, 8, 0), "little")
@@ -61,6 +62,21 @@ def replace_header(file: Path, header: bytes) -> None:
         os.fsync(descriptor)
         journal_of(file).unlink()
         sync_folder(file.parent)
+
+
+def _not_shared(file: Path) -> None:
+    """Refuse a file that others have too, under another name or in the Hub's cache.
+
+    Raises:
+        ConvertError: With how to get one of one's own.
+    """
+    if file.is_symlink():
+        what = f"is a symbolic link to {os.path.realpath(file)}, which others may use"
+    elif file.stat().st_nlink > 1:
+        what = "has other names (hard links), under which it would change too"
+    else:
+        return
+    raise ConvertError(f"{file}: {what}; name OUT, or make a copy of your own and convert that: cp -L {file} COPY")
 
 
 def roll_back(file: Path) -> bool:

@@ -12,9 +12,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 
 from ckptmap.errors import CheckpointError, ConvertError
+from ckptmap.files import write_all
 from ckptmap.formats.safetensors import MAX_HEADER
 from ckptmap.spec import TensorSpec
-from ckptmap.writing.atomic import write_all
 
 BLANKS = 4096
 ALIGNED = 8
@@ -57,14 +57,17 @@ class Writer:
 
     Args:
         descriptor: The file, open for writing, at its start.
+        source: Gives a descriptor of a file to copy from.
         report: Told how many bytes were written since it was last told.
     """
 
-    def __init__(self, descriptor: int, report: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, descriptor: int, source: Callable[[str], int], report: Callable[[int], None] | None = None
+    ) -> None:
         self._descriptor = descriptor
+        self._source = source
         self._report = report or (lambda nbytes: None)
         self._waiting: tuple[str, int, int] | None = None
-        self._open: tuple[str, int] | None = None
         self._can_copy = True
 
     def write(self, data: bytes | memoryview) -> None:
@@ -106,28 +109,6 @@ class Writer:
                 raise CheckpointError("ends early; it was changed while it was read", source=path)
             self._report(done)
             offset, length = offset + done, length - done
-
-    def close(self) -> None:
-        """Write what waits and let go of the file copied from last."""
-        try:
-            self.flush()
-        finally:
-            self.release()
-
-    def release(self) -> None:
-        """Let go of the file copied from last."""
-        if self._open is not None:
-            os.close(self._open[1])
-            self._open = None
-
-    def _source(self, path: str) -> int:
-        if self._open is None or self._open[0] != path:
-            self.release()
-            try:
-                self._open = (path, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-            except OSError as error:
-                raise CheckpointError(f"cannot be read: {error.strerror}", source=path) from None
-        return self._open[1]
 
     def _copy_some(self, source: int, offset: int, length: int) -> int:
         if self._can_copy:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptmap.errors import CheckpointError
-from ckptmap.writing.atomic import trouble, write_text
+from ckptmap.files import trouble, write_text
 
 SCRIPTS = (
     "basics.js",

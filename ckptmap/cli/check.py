@@ -9,7 +9,8 @@ from typing import Any
 
 from ckptmap.cli.common import SOURCE_HELP, add_choices, add_format, open_source, read_json_object, show_json
 from ckptmap.errors import CheckpointError, PlanError, RuleError
-from ckptmap.report.document import Document, Section, count_text, printable
+from ckptmap.printable import printable
+from ckptmap.report.document import Document, Section, count_text
 from ckptmap.report.markdown import as_markdown
 from ckptmap.report.rules import coverage_lines, guess_lines, rules_line
 from ckptmap.rules.plan import Plan, bind

@@ -12,7 +12,8 @@ from typing import Any
 from ckptmap.checkpoint import Checkpoint, open_checkpoint, read_config
 from ckptmap.cli.progress import Progress
 from ckptmap.errors import CheckpointError
-from ckptmap.report.document import Document, bytes_text, printable, truncated
+from ckptmap.printable import json_text, printable
+from ckptmap.report.document import Document, bytes_text, truncated
 from ckptmap.report.markdown import as_markdown
 from ckptmap.report.terminal import show
 
@@ -171,8 +172,7 @@ def show_document(args: argparse.Namespace, document: Document) -> None:
 def show_json(fields: dict[str, Any]) -> None:
     """Print a JSON object on stdout."""
     text = json.dumps(fields, indent=2, ensure_ascii=False)
-    # Half a surrogate, from a path that is not UTF-8, becomes the JSON escape that it would have been.
-    print(text.encode("utf-8", "backslashreplace").decode())
+    print(json_text(text))
 
 
 def show_error(error: Exception) -> None:

@@ -6,7 +6,7 @@ import argparse
 import difflib
 
 from ckptmap.errors import RuleError
-from ckptmap.report.document import printable
+from ckptmap.printable import printable
 from ckptmap.rules.layout import written
 from ckptmap.rules.rules import read_text, write_text
 from ckptmap.rules.text import read_statements

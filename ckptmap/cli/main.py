@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
-import io
 import os
 import signal
 import sys
@@ -16,8 +14,9 @@ from importlib import import_module
 
 import ckptmap
 from ckptmap.cli.common import show_error
+from ckptmap.cli.streams import OutputError, drop_output, harmless_streams
 from ckptmap.errors import CkptmapError
-from ckptmap.report.document import printable
+from ckptmap.printable import printable
 
 VERBS = {
     "inspect": "Show the tensors of a checkpoint: names, shapes, dtypes, grouped by layer pattern.",
@@ -50,42 +49,63 @@ BROKEN_PIPE = 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; nothing but an exit code leaves this function."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without × is no reason to fail
-    try:
-        args = _parsed(sys.argv[1:] if argv is None else argv)
-    except SystemExit as end:  # argparse has printed what there is to say
-        return end.code if isinstance(end.code, int) else COULD_NOT_TELL
-    try:
-        with _signals_as_errors():
+    with harmless_streams():
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        except KeyboardInterrupt:
+            print("ckptmap: interrupted", file=sys.stderr)
+            return INTERRUPTED
+        except BrokenPipeError:  # the reader (`head`, a pager) has gone
+            drop_output()
+            return BROKEN_PIPE
+        except OutputError as error:
+            print(f"ckptmap: the output cannot be written: {error}", file=sys.stderr)
+            drop_output()
+            return COULD_NOT_TELL
+        except _SignalError as ended:
+            print(f"ckptmap: ended by {ended.args[0].name}", file=sys.stderr)
+            return 128 + int(ended.args[0])
+
+
+def _run(argv: Sequence[str]) -> int:
+    with _signals_as_errors():
+        try:
+            args = _parsed(argv)
+        except SystemExit as end:  # argparse has printed what there is to say
+            sys.stdout.flush()
+            return end.code if isinstance(end.code, int) else COULD_NOT_TELL
+        try:
             code: int = args.run(args)
             sys.stdout.flush()
-    except KeyboardInterrupt:
-        print("ckptmap: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except _SignalError as ended:
-        print(f"ckptmap: ended by {ended.args[0].name}", file=sys.stderr)
-        return 128 + int(ended.args[0])
-    except BrokenPipeError:
-        # The reader (`head`, a pager) has gone; Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
-    except Exception as error:
-        if args.debug:
-            traceback.print_exc()
-        elif isinstance(error, CkptmapError):
-            show_error(error)
-        elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            print("ckptmap: the output cannot be written: no space left", file=sys.stderr)
-        else:
-            print(
-                f"ckptmap: a fault of ckptmap itself: {type(error).__name__}: {printable(str(error))}\n"
-                "Please report it, with what `--debug` shows.",
-                file=sys.stderr,
-            )
-        return COULD_NOT_TELL
-    return code
+        except (BrokenPipeError, OutputError):
+            raise
+        except Exception as error:
+            _tell(error, debug=args.debug)
+            return COULD_NOT_TELL
+        return code
+
+
+def _tell(error: Exception, *, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    elif isinstance(error, CkptmapError):
+        show_error(error)
+    elif isinstance(error, FileNotFoundError) and not _has_current_folder():
+        print("ckptmap: the current folder was deleted; go to another one", file=sys.stderr)
+    else:
+        print(
+            f"ckptmap: a fault of ckptmap itself: {type(error).__name__}: {printable(str(error))}\n"
+            "Please report it, with what `--debug` shows.",
+            file=sys.stderr,
+        )
+
+
+def _has_current_folder() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 class _SignalError(BaseException):

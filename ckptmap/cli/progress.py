@@ -8,7 +8,9 @@ import time
 from threading import Lock, Timer
 from typing import Any
 
-from ckptmap.report.document import bytes_text, printable
+from ckptmap.cli.streams import trusted
+from ckptmap.printable import printable
+from ckptmap.report.document import bytes_text
 from ckptmap.stages import listening
 
 PATIENCE = 1.0
@@ -74,7 +76,7 @@ class Progress:
 
         columns = (TextColumn("{task.description}"), BarColumn(10), TextColumn("{task.fields[far]}"))
         with self._lock:
-            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self._bar = Bar(*columns, console=Console(file=trusted(sys.stderr)), transient=True)
             self._task = self._bar.add_task("", total=None, far="")
             self._show()
             self._bar.start()

@@ -127,12 +127,11 @@ def _in_parallel(read: Callable[[str], Contents], shards: list[str], workers: in
         return [read(shard) for shard in shards]
     from concurrent.futures import ThreadPoolExecutor  # late: most checkpoints never need it
 
-    with ThreadPoolExecutor(min(workers, len(shards))) as pool:
-        try:
-            return list(pool.map(read, shards))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    pool = ThreadPoolExecutor(min(workers, len(shards)))
+    try:
+        return list(pool.map(read, shards))
+    finally:  # at an error or Ctrl-C nobody waits for requests that may be stalled
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _join(shards: Mapping[str, Contents], weight_map: Mapping[str, str], source: str) -> Contents:

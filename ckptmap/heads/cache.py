@@ -18,12 +18,15 @@ FORMAT = 1
 """Raised whenever an inventory or what it means changes."""
 
 
-def cache_folder() -> Path:
-    """Where inventories are kept."""
-    if chosen := os.environ.get("CKPTMAP_CACHE"):
-        return Path(chosen).expanduser() / "heads"
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "ckptmap" / "heads"
+def cache_folder() -> Path | None:
+    """Where inventories are kept; None where nobody knows, as for a user without a home."""
+    try:
+        if chosen := os.environ.get("CKPTMAP_CACHE"):
+            return Path(chosen).expanduser() / "heads"
+        home = os.environ.get("XDG_CACHE_HOME")
+        return (Path(home) if home else Path.home() / ".cache") / "ckptmap" / "heads"
+    except RuntimeError:
+        return None
 
 
 def cache_key(
@@ -41,9 +44,12 @@ def cache_key(
 
 def cached(key: str) -> ClassInventory | None:
     """The inventory kept under a key; None where there is none or it cannot be read."""
+    folder = cache_folder()
     try:
-        return ClassInventory.from_json(json.loads((cache_folder() / key).read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        if folder is None or not (folder / key).is_file():  # a pipe would keep us waiting
+            return None
+        return ClassInventory.from_json(json.loads((folder / key).read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return None
 
 
@@ -52,6 +58,8 @@ def keep(key: str, inventory: ClassInventory) -> None:
     from tempfile import NamedTemporaryFile
 
     folder = cache_folder()
+    if folder is None:
+        return
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile("w", dir=folder, suffix=".tmp", delete=False) as file:

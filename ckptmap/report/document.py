@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from ckptmap.checkpoint import Checkpoint
 from ckptmap.patterns import group
+from ckptmap.printable import printable
 from ckptmap.spec import TensorSpec
 
 Tone = Literal["plain", "added", "removed", "changed"]
@@ -50,15 +50,6 @@ def _truncated(section: Section, limit: int) -> Section:
         return section
     rest = f"… {len(section.rows) - limit:,} more lines (--no-truncate shows them)"
     return Section(section.heading, (*section.rows[:limit], (rest,)), section.columns, section.tone)
-
-
-# Controls, line and paragraph separators, marks that turn the direction of writing, halves of surrogate pairs.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
-
-
-def printable(text: str) -> str:
-    """The text with what a terminal would obey, instead of show, escaped: `\\x1b`."""
-    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def printable_document(document: Document) -> Document:

@@ -35,7 +35,7 @@ def show(document: Document) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(file=getattr(sys.stdout, "trusted", None), highlight=False, soft_wrap=True)
     for line in _lines(printable_document(document), width):
         console.print(Text.assemble(*line))
 

@@ -18,6 +18,9 @@ LANGUAGE = 1
 """The version of the language that this library reads and writes."""
 
 ZEROS: Literal["0"] = "0"
+STREAMS = ("/dev/stdin", "/dev/fd/")
+"""Where a shell puts what it pipes in."""
+
 NOWHERE: Literal["_"] = "_"
 
 Term: TypeAlias = "NamePattern | Literal['0', '_']"
@@ -271,6 +274,8 @@ def read_text(path: str | os.PathLike[str]) -> str:
         RuleError: It cannot be read.
     """
     try:
+        if Path(path).exists() and not Path(path).is_file() and not os.fspath(path).startswith(STREAMS):
+            raise RuleError(f"{path}: is a folder, a pipe or a device; name a rule file", path=os.fspath(path))
         return Path(path).read_bytes().decode("utf-8")
     except OSError as error:
         raise RuleError(f"{path}: cannot be read: {error.strerror}", path=os.fspath(path)) from None

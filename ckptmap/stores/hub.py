@@ -44,6 +44,7 @@ class HubStore:
         self._commit = self.revision if COMMIT.fullmatch(self.revision) else None
         self._files: Mapping[str, StoredFile] | None = None
         self._folders: set[str] = set()
+        self._etags: dict[str, str] = {}
         self._listing_lock = threading.Lock()
         self._commit_lock = threading.Lock()
         # The Hub redirects a renamed repo at every request: its new name saves the second half of them.
@@ -172,6 +173,8 @@ class HubStore:
             raise
         if _differ(answer.etag, stored.content_hash):
             raise place.error(f"{CHANGED} (the file has another content than in the listing)")
+        if answer.etag is not None and self._etags.setdefault(file, answer.etag) != answer.etag:
+            raise place.error(f"{CHANGED} (the file has another ETag than when it was first read)")
         return answer
 
     def _missing_offline(self, file: str) -> None:

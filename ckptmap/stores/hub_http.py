@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from ckptmap.errors import CheckpointError
+from ckptmap.printable import SECRETS, masked
 
 if TYPE_CHECKING:
     import httpx2
@@ -34,7 +35,14 @@ MAX_PAGES = 1000
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 CHANGED = "the repo changed while it was read, run again"
 
-_sleep = time.sleep
+MOST_ENTRIES = 1_000_000
+MOST_JSON = 100_000_000
+MOST_OF_A_REFUSAL = 1_000_000
+"""Bytes of an answer in JSON and of one that refuses, after decoding."""
+SLOW_AFTER, SLOWEST = 20.0, 200
+"""Seconds after which a server must have sent so many bytes a second."""
+
+_sleep, _now = time.sleep, time.monotonic
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -49,7 +57,7 @@ class Place:
 
     def error(self, problem: str) -> CheckpointError:
         """The error to raise about this place."""
-        return CheckpointError(problem, source=self.label, where=self.file)
+        return CheckpointError(masked(problem), source=self.label, where=self.file)
 
 
 class RefusalError(CheckpointError):
@@ -135,27 +143,29 @@ class HubClient:
         method = "GET" if form is None else "POST"
         while True:
             with _transport_errors(patience), self._send(method, url, params=params, data=form) as response:
-                response.read()
                 if response.status_code in RETRIED:
                     patience.refused(response)
                     continue
                 raise_for_status(response, place)
+                _read_all(response, MOST_JSON, place)
                 return _decoded(response, place), response
 
     def pages(self, url: str, place: Place, params: Mapping[str, str]) -> tuple[list[Any], httpx2.Response]:
         """All entries of a listing that comes in pages, and the first response."""
-        entries, first = self.json(url, place, params=params)
-        response = first
+        more, first = self.json(url, place, params=params)
+        response, entries = first, list[Any]()
         for _ in range(MAX_PAGES):
-            if not isinstance(entries, list):
+            if not isinstance(more, list):
                 raise place.error(_not_a_hub("the listing is no list"))
+            entries += more
+            if len(entries) > MOST_ENTRIES:
+                raise place.error(_not_a_hub(f"the listing has more than {MOST_ENTRIES:,} entries"))
             following = response.links.get("next", {}).get("url")
             if not following:
                 return entries, first
             with _transport_errors(_Patience(place)):
                 following = _hub_utils().fix_hf_endpoint_in_url(urljoin(str(response.url), following), endpoint())
             more, response = self.json(following, place)
-            entries = [*entries, *more] if isinstance(more, list) else None
         raise place.error(_not_a_hub(f"the listing has more than {MAX_PAGES} pages"))
 
     def range(self, url: str, offset: int, length: int, size: int, place: Place) -> Answer:
@@ -200,6 +210,7 @@ class HubClient:
         with self._lock:
             if self._known_headers is None:
                 self._known_headers = _hub_utils().build_hf_headers(library_name="ckptmap")
+                SECRETS.update(self._known_headers.get("authorization", "").split()[1:])
             return dict(self._known_headers)
 
     def _count(self, *, requests: int = 0, received: int = 0) -> None:
@@ -243,12 +254,31 @@ def _take(response: httpx2.Response, data: bytearray, offset: int, length: int, 
         if plain:
             _check_size(response.headers.get("content-length", ""), size, place)
         skip, begin = start, 0
-    for block in response.iter_bytes():
+    for block in _not_too_slow(response, place):
         data += block[skip : skip + length - len(data)]
         skip = max(0, skip - len(block))
         if len(data) == length:
             return
     raise _CutShortError(f"the answer ends at byte {begin + response.num_bytes_downloaded} of {size}")
+
+
+def _read_all(response: httpx2.Response, most: int, place: Place) -> None:
+    """Read a whole answer that is no larger than any real one, decoded; the response then has it."""
+    data = bytearray()
+    for block in _not_too_slow(response, place):
+        data += block
+        if len(data) > most:
+            raise place.error(_not_a_hub(f"{urlsplit(str(response.url)).path} answers with more than {most:,} bytes"))
+    response._content = bytes(data)  # what its own `read`, which knows no bound, would have set
+
+
+def _not_too_slow(response: httpx2.Response, place: Place) -> Iterator[bytes]:
+    """What comes, as long as it comes at a rate that somebody could wait for."""
+    start = _now()
+    for block in response.iter_bytes():
+        yield block
+        if (seconds := _now() - start) > SLOW_AFTER and response.num_bytes_downloaded < SLOWEST * seconds:
+            raise place.error(f"{endpoint()} sends less than {SLOWEST:,} bytes a second; run again later")
 
 
 def _check_size(said: str, listed: int, place: Place) -> None:
@@ -277,7 +307,7 @@ def raise_for_status(response: httpx2.Response, place: Place) -> None:
     status = response.status_code
     code = response.headers.get("x-error-code", "")
     try:
-        response.read()
+        _read_all(response, MOST_OF_A_REFUSAL, place)
         _hub_utils().hf_raise_for_status(response)
         problem = f"the server answers {status} ({response.reason_phrase})"
     except GatedRepoError:
@@ -289,7 +319,7 @@ def raise_for_status(response: httpx2.Response, place: Place) -> None:
     except RemoteEntryNotFoundError:
         problem = "there is no such file at this revision"
     except HfHubHTTPError as error:
-        said = (error.server_message or response.reason_phrase).strip().split("\n")[0][:200]
+        said = masked((error.server_message or response.reason_phrase).strip().split("\n")[0])[:200]
         if response.headers.get("x-error-message") == "Invalid credentials in Authorization header":
             problem = f"the token is not valid: {login} to a valid one"
         elif isinstance(error, RepositoryNotFoundError):
@@ -307,7 +337,7 @@ def raise_for_status(response: httpx2.Response, place: Place) -> None:
 
 def refusal(place: Place, problem: str, status: int, code: str = "") -> RefusalError:
     """The error to raise when the server answered with a refusal."""
-    error = RefusalError(problem, source=place.label, where=place.file)
+    error = RefusalError(masked(problem), source=place.label, where=place.file)
     error.status, error.code = status, code
     return error
 

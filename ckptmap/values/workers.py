@@ -26,6 +26,8 @@ TOLD_EVERY = 0.05
 """Seconds between two reports of progress: a bar that is drawn for every block would hold up the readers."""
 PATIENCE = 0.2
 """Seconds after which somebody who waits for threads looks for Ctrl-C."""
+LAST_WAIT = 1.0
+"""Seconds for which threads are waited for after Ctrl-C; one that waits for a server may take minutes."""
 
 
 class StoppedError(Exception):
@@ -108,9 +110,10 @@ def run_all(work: Callable[[Item, Scratch], object], items: Iterable[Item], mete
                 thread.join(PATIENCE)
     except BaseException:  # Ctrl-C: nobody reads on behind the caller's back
         meter.stopping.set()
+        until = time.monotonic() + LAST_WAIT
         for thread in threads:
             if thread.ident is not None:
-                thread.join()
+                thread.join(max(0.0, until - time.monotonic()))
         raise
     if errors:
         raise errors[0]

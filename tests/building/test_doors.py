@@ -14,6 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Rooms from the ground up: a module imports from its own room and from rooms before it.
 FLOORS = (
     "errors",
+    "printable",
     "files",
     "stages",
     "spec",

@@ -61,6 +61,7 @@ class Fault:
     body: bytes | None = None
     drop_after: int | None = None
     stall_after: int | None = None
+    drip: float | None = None
     ignore_range: bool = False
     unsized: bool = False
     before: Callable[[], object] | None = None
@@ -368,8 +369,10 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        for block in _blocks(body):
+        for block in _blocks(body, 1 if fault.drip else 1 << 16):
             self.wfile.write(block)
+            if fault.drip and self.hub.closing.wait(fault.drip):
+                return
         if fault.stall_after is not None:
             self.hub.closing.wait(30)
         if cut is not None:

@@ -10,8 +10,9 @@ from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING
 
+from ckptmap.printable import printable
 from ckptmap.report.diff import diff_document
-from ckptmap.report.document import Document, Section, Tone, count_text, printable
+from ckptmap.report.document import Document, Section, Tone, count_text
 from ckptmap.report.heads import head_document, heads_document
 from ckptmap.report.terminal import MARKS
 

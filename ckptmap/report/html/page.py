@@ -14,6 +14,7 @@ from typing import Any
 
 from ckptmap.errors import CheckpointError
 from ckptmap.files import trouble, write_text
+from ckptmap.printable import masked
 
 SCRIPTS = (
     "basics.js",
@@ -58,6 +59,8 @@ def check_target(target: Path) -> None:
     """
     if target.is_dir():
         raise CheckpointError("is a folder; name a file in it", source=str(target))
+    if target.exists() and not target.is_file():
+        raise CheckpointError("is a pipe or a device; name a file", source=str(target))
     if not target.parent.is_dir():
         raise CheckpointError("cannot be written: its folder does not exist", source=str(target))
     with trouble(target), suppress(FileNotFoundError), target.open("rb") as old:
@@ -78,7 +81,7 @@ def write_page(target: Path, data: dict[str, Any]) -> None:
 
 def _embedded(data: dict[str, Any]) -> str:
     """JSON of plain ASCII in which no tag and no comment can begin or end."""
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    text = masked(json.dumps(data, separators=(",", ":"), allow_nan=False))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 from ckptmap.errors import CheckpointError, ConvertError
 
@@ -30,6 +31,9 @@ LONG_WRITE = 16_000_000
 """Bytes from which on it is worth a look whether they fit."""
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<run>[0-9a-f]{12})\.tmp", re.DOTALL)
 _MOST_OF_A_NAME = 180
+_ALIVE: set[Staging] = set()
+_COMMITTING = Lock()
+"""Held while files take their places, which nothing must cut short."""
 
 
 @dataclass
@@ -57,6 +61,7 @@ class Staging:
         self._locks: dict[Path, int] = {}
 
     def __enter__(self) -> Staging:
+        _ALIVE.add(self)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -64,6 +69,12 @@ class Staging:
             _unlink(staged.temporary)
         while self._locks:
             os.close(self._locks.popitem()[1])
+        _ALIVE.discard(self)
+
+    def abandon(self) -> None:
+        """Remove what was not committed, from a thread that cannot wait for the one that writes."""
+        for staged in self._staged:
+            _unlink(staged.temporary)
 
     @contextmanager
     def file(self, target: Path) -> Iterator[int]:
@@ -104,6 +115,10 @@ class Staging:
             ConvertError: A place is taken.
             CheckpointError: The system refuses; places are as they were.
         """
+        with _COMMITTING:
+            self._commit()
+
+    def _commit(self) -> None:
         for staged in self._staged:
             try:
                 with trouble(staged.target):
@@ -127,6 +142,13 @@ class Staging:
             is_new = not os.path.lexists(target)
             os.replace(temporary, target)
             staged.undo = (lambda: os.unlink(target)) if is_new else None
+
+
+def abandon() -> None:
+    """Remove the temporary files of this process, which ends now; files that take their places do so first."""
+    _COMMITTING.acquire()
+    for staging in tuple(_ALIVE):
+        staging.abandon()
 
 
 @contextmanager

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 SECRETS: set[str] = set()
 """What must never be shown; whoever sends a secret adds it."""
 
-# Controls, marks that turn the direction of writing or have no width, line and paragraph separators, tags, halves of
-# surrogate pairs.
 _UNSEEN = (
-    "\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\U000e0000-\U000e007f\ud800-\udfff"
+    "\x00-\x1f\x7f-\x9f"  # controls: DEL and C1, too, among them CSI and OSC in one character
+    "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"  # Unicode's Default_Ignorable_Code_Point, as far as it …
+    "\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"  # … has names; line and paragraph separators
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff"  # tags and more variation selectors: text that rides along unseen
+    "\ud800-\udfff"  # halves of surrogate pairs, as in paths that are not UTF-8
 )
 _IN_A_LINE = re.compile(f"[{_UNSEEN}]")
 _IN_LINES = re.compile(f"(?![\n\t])[{_UNSEEN}]")
@@ -26,6 +29,11 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """The same of text whose ends of lines and tabs are meant."""
     return _IN_LINES.sub(_escape, masked(text))
+
+
+def lines_of(texts: Iterable[str]) -> str:
+    """Several problems, each on one line, whatever names they tell of."""
+    return "\n".join(map(printable, texts))
 
 
 def json_text(text: str) -> str:

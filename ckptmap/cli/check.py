@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ckptmap.cli.common import SOURCE_HELP, add_choices, add_format, open_source, read_json_object, show_json
+from ckptmap.cli.common import SOURCE_HELP, add_choices, add_format, open_source, read_json_object
 from ckptmap.errors import CheckpointError, PlanError, RuleError
-from ckptmap.printable import printable
+from ckptmap.printing import say, show, show_json
 from ckptmap.report.document import Document, Section, count_text
 from ckptmap.report.markdown import as_markdown
 from ckptmap.report.rules import coverage_lines, guess_lines, rules_line
@@ -69,7 +69,7 @@ def _check(args: argparse.Namespace) -> int:
         problems = list(guess_lines(rules))
         plan = _bound(args, rules, sizes, given) if args.left is not None else None
     except RuleError as error:
-        problems = str(error).splitlines()
+        problems = str(error).split("\n")
     except PlanError as error:
         problems = [*error.problems, *problems]
     if args.format == "json":
@@ -80,9 +80,10 @@ def _check(args: argparse.Namespace) -> int:
         assert rules is not None
         lines = [rules_line(rules), *(coverage_lines(plan, computed=args.right is None) if plan is not None else ())]
         if args.format == "markdown":
-            print(as_markdown(Document(closing=tuple(lines), headline=f"{args.rules}: holds")))
+            show(as_markdown(Document(closing=tuple(lines), headline=f"{args.rules}: holds")) + "\n")
         else:
-            print("\n".join(map(printable, lines)))
+            for line in lines:
+                say(line)
     return 1 if problems else 0
 
 
@@ -90,10 +91,10 @@ def _show_problems(args: argparse.Namespace, problems: list[str]) -> None:
     count = count_text(len(problems), "problem")
     if args.format == "markdown":
         section = Section("", tuple((problem,) for problem in problems), ("where, what, and what to do",))
-        print(as_markdown(Document((), (section,), headline=f"{args.rules}: {count}")))
+        show(as_markdown(Document((), (section,), headline=f"{args.rules}: {count}")) + "\n")
         return
     for line in problems if args.quiet else (*problems, count):
-        print(printable(line))
+        say(line)
 
 
 def _bound(args: argparse.Namespace, rules: Rules, sizes: Mapping[str, int], given: Mapping[str, Any] | None) -> Plan:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ckptmap.checkpoint import Checkpoint, open_checkpoint, read_config
 from ckptmap.cli.progress import Progress
-from ckptmap.errors import CheckpointError
-from ckptmap.printable import json_text, printable
+from ckptmap.errors import CheckpointError, PlanError
+from ckptmap.printing import say, show, warn
 from ckptmap.report.document import Document, bytes_text, truncated
 from ckptmap.report.markdown import as_markdown
-from ckptmap.report.terminal import show
+from ckptmap.report.terminal import show_document as on_terminal
 
 SECTION_LIMIT = 60
 """Lines of a section shown unless asked for all: a screen or two."""
 
 FETCHED_UNASKED = 10**9
 """Bytes of values that are fetched without --yes."""
+
+LONGEST_LINE = 10_000
+"""Characters of a line of an error: it may quote what was typed, or a name."""
 
 SOURCE_HELP = "a local file, folder or index file, or a Hub repo: org/name, org/name@revision, org/name/subfolder"
 
@@ -89,7 +91,7 @@ def keep_page(target: Path | None, made: Callable[[], dict[str, Any]]) -> None:
     from ckptmap.report.html.page import write_page
 
     write_page(target, made())
-    print(printable(f"{target}: written"), file=sys.stderr)
+    warn(f"{target}: written")
 
 
 def check_page(target: Path | None) -> None:
@@ -109,7 +111,7 @@ def open_source(args: argparse.Namespace, source: str, side: str = "") -> Checkp
     with Progress(f"Reading {source}"):
         checkpoint = open_checkpoint(source, include=args.include, exclude=args.exclude, **chosen)
     for warning in checkpoint.warnings:
-        print(printable(f"ckptmap: {source}: {warning}"), file=sys.stderr)
+        warn(f"ckptmap: {source}: {warning}")
     return checkpoint
 
 
@@ -154,7 +156,7 @@ def announced(*, yes: bool) -> Callable[[int], None]:
         text = f"{bytes_text(nbytes)} of values"
         if nbytes > FETCHED_UNASKED and not yes:
             raise CheckpointError(f"{text} would have to be fetched from the Hub; --yes does so", source="--values")
-        print(f"ckptmap: fetching {text} from the Hub", file=sys.stderr)
+        warn(f"ckptmap: fetching {text} from the Hub")
 
     return tell
 
@@ -164,23 +166,34 @@ def show_document(args: argparse.Namespace, document: Document) -> None:
     every = args.all or args.no_truncate
     document = truncated(document, None if every else SECTION_LIMIT)
     if args.format == "markdown":
-        print(as_markdown(document))
+        show(as_markdown(document) + "\n")
     else:
-        show(document)
-
-
-def show_json(fields: dict[str, Any]) -> None:
-    """Print a JSON object on stdout."""
-    text = json.dumps(fields, indent=2, ensure_ascii=False)
-    print(json_text(text))
+        on_terminal(document)
 
 
 def show_error(error: Exception) -> None:
     """Print what an error says on stderr, its lines as lines."""
-    print("ckptmap: " + "\n".join(map(printable, str(error).split("\n"))), file=sys.stderr)
+    # A checkpoint's names may have line ends in them; other errors join what they found by line ends of their own.
+    first, *others = (
+        error.problems
+        if isinstance(error, PlanError)
+        else [str(error)]
+        if isinstance(error, CheckpointError)
+        else str(error).split("\n")
+    )
+    for line in (f"ckptmap: {first}", *others):
+        warn(cut(line))
+
+
+def cut(line: str) -> str:
+    """A line of an error, without the middle of one that holds a whole file."""
+    if len(line) <= LONGEST_LINE:
+        return line
+    left_out = f" … ({len(line) - LONGEST_LINE:,} characters left out) … "
+    return line[: LONGEST_LINE // 2] + left_out + line[-LONGEST_LINE // 2 :]
 
 
 def show_names(names: Iterable[str]) -> None:
     """Print names, one a line."""
     for name in names:
-        print(printable(name))
+        say(name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from ckptmap.printing import show
+
 EXAMPLES = """\
   ckptmap completion bash > ~/.local/share/bash-completion/completions/ckptmap
   ckptmap completion zsh > "${fpath[1]}/_ckptmap"
@@ -32,5 +34,5 @@ def run(args: argparse.Namespace) -> int:
             takes_value = action.nargs != 0 and action.choices is None
             if takes_value and action.metavar not in NO_FILES and "=" not in str(action.metavar):
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
-    print(shtab.complete(parser, args.shell), end="")
+    show(shtab.complete(parser, args.shell))
     return 0

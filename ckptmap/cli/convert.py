@@ -10,6 +10,7 @@ from ckptmap.cli.common import SOURCE_HELP, add_choices, open_source, show_error
 from ckptmap.cli.progress import Progress
 from ckptmap.conversion.convert import Conversion, convert, undo
 from ckptmap.errors import CheckpointError, ConvertError, PlanError
+from ckptmap.printing import say
 
 EXAMPLES = """\
   ckptmap convert roberta.ckptmap FacebookAI/roberta-base mine.safetensors
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     """Convert; 0 when it is written, 1 when the data refuse."""
     try:
         if args.undo is not None:
-            print(f"{args.undo}: {'rolled back' if undo(args.undo) else 'nothing to undo'}")
+            say(f"{args.undo}: {'rolled back' if undo(args.undo) else 'nothing to undo'}")
             return 0
         return _convert(args)
     except (ConvertError, PlanError) as error:
@@ -106,12 +107,12 @@ def _operands(args: argparse.Namespace) -> tuple[str | None, str, str | None]:
 
 def _show(made: Conversion) -> None:
     for path in made.leftovers:
-        print(f"removed {path}, which a run that was cut short had left")
+        say(f"removed {path}, which a run that was cut short had left")
     files = made.files[0] if len(made.files) == 1 else f"{len(made.files)} files in {Path(made.files[0]).parent}"
-    print(f"{files}: {made.tensors:,} tensors, {made.nbytes:,} bytes")
+    say(f"{files}: {made.tensors:,} tensors, {made.nbytes:,} bytes")
     for old, new, count in made.casts:
         loss = ", which narrows" if (old, new, count) in made.narrowed else ""
-        print(f"cast {old} to {new}: {count:,} tensors{loss}")
+        say(f"cast {old} to {new}: {count:,} tensors{loss}")
     _list("left out" if made.residue is None else f"kept in {made.residue}", made.left_out)
     _list("not written, as nothing gave their values", made.missing)
     _list("stored once", tuple(f"{second} = {first}" for second, first in made.tied))
@@ -120,4 +121,4 @@ def _show(made: Conversion) -> None:
 def _list(what: str, names: tuple[str, ...]) -> None:
     if names:
         more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-        print(f"{what}: {', '.join(names[:SHOWN])}{more}")
+        say(f"{what}: {', '.join(names[:SHOWN])}{more}")

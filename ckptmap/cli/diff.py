@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -21,13 +20,13 @@ from ckptmap.cli.common import (
     open_class,
     open_source,
     show_document,
-    show_json,
     show_names,
 )
 from ckptmap.cli.progress import Progress
 from ckptmap.diff import Diff, diff
 from ckptmap.errors import ArchitectureError, CheckpointError
 from ckptmap.heads import HeadsReport, architectures, heads
+from ckptmap.printing import show_json, warn
 from ckptmap.report.diff import diff_document, diff_json, diff_names
 from ckptmap.report.document import Document
 from ckptmap.report.heads import head_json, heads_sections
@@ -97,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
             if args.quiet:
                 show_names(diff_names(difference))
                 if difference.left_out:
-                    print(f"ckptmap: {difference}", file=sys.stderr)
+                    warn(f"ckptmap: {difference}")
                 return _exit_code(difference)
             if args.format == "json":
                 fields = diff_json(difference, difference.left, right)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from ckptmap.cli.check import add_operands, read_config_file, read_sides, read_sizes
 from ckptmap.cli.common import show_error
 from ckptmap.errors import ConvertError, ExportError
 from ckptmap.exporting import TARGETS, export
+from ckptmap.printing import show
 from ckptmap.rules.rules import write_text
 
 EXAMPLES = """\
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         show_error(error)
         return 1
     if args.output is None:
-        sys.stdout.write(text)
+        show(text)
     else:
         write_text(args.output, text)
     return 0

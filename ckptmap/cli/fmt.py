@@ -6,7 +6,8 @@ import argparse
 import difflib
 
 from ckptmap.errors import RuleError
-from ckptmap.printable import printable
+from ckptmap.printable import lines_of
+from ckptmap.printing import say
 from ckptmap.rules.layout import written
 from ckptmap.rules.rules import read_text, write_text
 from ckptmap.rules.text import read_statements
@@ -34,15 +35,14 @@ def _format(path: str, *, check: bool) -> int:
     statements, faults = read_statements(text)
     if faults:
         lines = [f"{path}:{fault.line}:{fault.column}: {fault.what}" for fault in faults]
-        raise RuleError("\n".join(lines), path=path, line=faults[0].line, column=faults[0].column)
+        raise RuleError(lines_of(lines), path=path, line=faults[0].line, column=faults[0].column)
     canonical = written(statements)
     if canonical == text:
         return 0
     if not check:
         write_text(path, canonical)
         return 0
-    for line in difflib.unified_diff(
-        text.splitlines(), canonical.splitlines(), path, f"{path} (formatted)", lineterm=""
-    ):
-        print(printable(line))
+    before, after = (one.removesuffix("\n").split("\n") for one in (text, canonical))  # as rule files are read
+    for line in difflib.unified_diff(before, after, path, f"{path} (formatted)", lineterm=""):
+        say(line)
     return 1

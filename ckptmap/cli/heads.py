@@ -18,12 +18,12 @@ from ckptmap.cli.common import (
     open_source,
     read_json_object,
     show_document,
-    show_json,
     show_names,
 )
 from ckptmap.cli.progress import Progress
 from ckptmap.errors import CheckpointError
 from ckptmap.heads import architectures, heads, stored_head
+from ckptmap.printing import say, show_json
 from ckptmap.report.heads import head_document, heads_document, heads_json
 from ckptmap.report.html.heads import heads_page
 
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     elif classes:
         for number, head in enumerate(report.values()):
             if number:
-                print()
+                say()
             show_document(args, head_document(report, head, evidence, every=args.all))
     else:
         show_document(args, heads_document(report, evidence))

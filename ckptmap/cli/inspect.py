@@ -15,10 +15,10 @@ from ckptmap.cli.common import (
     announced,
     open_source,
     show_document,
-    show_json,
     show_names,
 )
 from ckptmap.cli.progress import Progress
+from ckptmap.printing import show_json
 from ckptmap.report.examine import examine_json, examine_sections
 from ckptmap.report.inspect import inspect_document, inspect_json
 

@@ -6,17 +6,17 @@ import argparse
 import os
 import signal
 import sys
-import threading
 import traceback
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from importlib import import_module
+from typing import NoReturn
 
 import ckptmap
-from ckptmap.cli.common import show_error
-from ckptmap.cli.streams import OutputError, drop_output, harmless_streams
+from ckptmap.cli.common import cut, show_error
+from ckptmap.cli.ending import received, said, signals_as_errors
 from ckptmap.errors import CkptmapError
 from ckptmap.printable import printable
+from ckptmap.printing import OutputError, doors, warn
 
 VERBS = {
     "inspect": "Show the tensors of a checkpoint: names, shapes, dtypes, grouped by layer pattern.",
@@ -47,88 +47,70 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; nothing but an exit code leaves this function."""
-    with harmless_streams():
+def main(argv: Sequence[str] | None = None, *, own_process: bool = False) -> int:
+    """Run one command and return its exit code; nothing but an exit code leaves this function.
+
+    Args:
+        argv: The words after `ckptmap`; by default those of this process.
+        own_process: Whether the process ends with the command, which may then end it at once when a signal comes.
+    """
+    with doors(), signals_as_errors(own_process=own_process):
+        words = list(sys.argv[1:] if argv is None else argv)
         try:
-            return _run(sys.argv[1:] if argv is None else argv)
-        except KeyboardInterrupt:
-            print("ckptmap: interrupted", file=sys.stderr)
-            return INTERRUPTED
-        except BrokenPipeError:  # the reader (`head`, a pager) has gone
-            drop_output()
+            code = _run(words)
+            sys.stdout.flush()
+        except BaseException as error:
+            code = _told(error, debug="--debug" in words)
+        if (number := received()) is not None:  # even if a library swallowed it: what was done may be half of it
+            code = 128 + number
+    return code
+
+
+def _run(words: Sequence[str]) -> int:
+    try:
+        args = _parsed(words)
+    except SystemExit as end:  # argparse has printed what there is to say
+        return end.code if isinstance(end.code, int) else COULD_NOT_TELL
+    code: int = args.run(args)
+    return code
+
+
+def _told(error: BaseException, *, debug: bool) -> int:
+    """Say on stderr what ended a command, and which exit code that makes."""
+    if (number := received()) is not None:  # libraries make other errors of Ctrl-C, in the middle of an import, say
+        warn(said(number))
+    elif isinstance(error, KeyboardInterrupt):
+        warn(said(signal.SIGINT))
+        return INTERRUPTED
+    elif isinstance(error, OutputError):
+        if error.reader_left:
             return BROKEN_PIPE
-        except OutputError as error:
-            print(f"ckptmap: the output cannot be written: {error}", file=sys.stderr)
-            drop_output()
-            return COULD_NOT_TELL
-        except _SignalError as ended:
-            print(f"ckptmap: ended by {ended.args[0].name}", file=sys.stderr)
-            return 128 + int(ended.args[0])
-
-
-def _run(argv: Sequence[str]) -> int:
-    with _signals_as_errors():
-        try:
-            args = _parsed(argv)
-        except SystemExit as end:  # argparse has printed what there is to say
-            sys.stdout.flush()
-            return end.code if isinstance(end.code, int) else COULD_NOT_TELL
-        try:
-            code: int = args.run(args)
-            sys.stdout.flush()
-        except (BrokenPipeError, OutputError):
-            raise
-        except Exception as error:
-            _tell(error, debug=args.debug)
-            return COULD_NOT_TELL
-        return code
-
-
-def _tell(error: Exception, *, debug: bool) -> None:
-    if debug:
-        traceback.print_exc()
+        warn(f"ckptmap: the output cannot be written: {error}")
+    elif debug:
+        traceback.print_exception(error)
     elif isinstance(error, CkptmapError):
         show_error(error)
-    elif isinstance(error, FileNotFoundError) and not _has_current_folder():
-        print("ckptmap: the current folder was deleted; go to another one", file=sys.stderr)
+    elif isinstance(error, SystemExit):
+        warn(f"ckptmap: code that was run ended the program: sys.exit({error.code!r})")
+    elif isinstance(error, MemoryError):
+        warn("ckptmap: there is not enough memory")
+    elif isinstance(error, OSError):
+        warn(f"ckptmap: {_of_the_system(error)}")
     else:
-        print(
-            f"ckptmap: a fault of ckptmap itself: {type(error).__name__}: {printable(str(error))}\n"
-            "Please report it, with what `--debug` shows.",
-            file=sys.stderr,
-        )
+        warn(f"ckptmap: a fault of ckptmap itself: {type(error).__name__}: {error}")
+        warn("Please report it, with what `--debug` shows.")
+    return COULD_NOT_TELL
 
 
-def _has_current_folder() -> bool:
+def _of_the_system(error: OSError) -> str:
+    """What a refusal of the system says, and of which file."""
+    files = [os.fsdecode(one) for one in (error.filename, error.filename2) if isinstance(one, (str, bytes))]
+    text = ": ".join([*files, error.strerror or str(error) or type(error).__name__])
     try:
         os.getcwd()
     except OSError:
-        return False
-    return True
-
-
-class _SignalError(BaseException):
-    """The system asks this process to end; what was begun is taken back on the way out."""
-
-
-@contextmanager
-def _signals_as_errors() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the stack, as Ctrl-C does, so that no temporary file stays."""
-
-    def end(number: int, _: object) -> None:
-        raise _SignalError(signal.Signals(number))
-
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        # One that is ignored stays so: `nohup` wants that.
-        wanted = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
-        before = {number: signal.signal(number, end) for number in wanted}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        return f"{text}; the current folder does not exist any more, change to another"
+    return text
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
@@ -144,7 +126,7 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
 
 def make_parser(whole: Collection[str] = VERBS.keys()) -> argparse.ArgumentParser:
     """The parser; of all verbs but these it knows no more than the name, and imports nothing."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="ckptmap",
         description=ckptmap.__doc__.partition("\n")[0],
         epilog=START,
@@ -185,6 +167,13 @@ def verb_parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.Argument
     """The parser of each verb."""
     (verbs,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     return dict(verbs.choices)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, whatever was typed."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(cut(printable(message)))
 
 
 class _Help(argparse.HelpFormatter):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from threading import Lock, Timer
 from typing import Any
 
-from ckptmap.cli.streams import trusted
 from ckptmap.printable import printable
+from ckptmap.printing import Door, styled, warn
 from ckptmap.report.document import bytes_text
 from ckptmap.stages import listening
 
@@ -76,10 +77,18 @@ class Progress:
 
         columns = (TextColumn("{task.description}"), BarColumn(10), TextColumn("{task.fields[far]}"))
         with self._lock:
-            self._bar = Bar(*columns, console=Console(file=trusted(sys.stderr)), transient=True)
+            # With both told, rich does not read COLUMNS and LINES, which may hold anything.
+            width, height = shutil.get_terminal_size()
+            console = Console(file=styled("stderr"), width=width, height=height)
+            self._bar = Bar(*columns, console=console, transient=True)
             self._task = self._bar.add_task("", total=None, far="")
             self._show()
             self._bar.start()
+            # rich has taken both streams, to draw its bar below what is printed, and gives them back when it stops.
+            sys.stdout, sys.stderr = (
+                Door(sys.stdout, is_answer=True),
+                Door(sys.stderr, is_answer=False),
+            )
 
     def _show(self) -> None:
         now = time.monotonic()
@@ -91,7 +100,7 @@ class Progress:
             )
         elif not self._drawn and now - self._told >= LOG_EVERY:
             self._told = now
-            print(f"ckptmap: {what}{far and f', {far}'}", file=sys.stderr, flush=True)
+            warn(f"ckptmap: {what}{far and f', {far}'}")
 
 
 def far_text(done: int, total: int, seconds: float, unit: str = "") -> str:

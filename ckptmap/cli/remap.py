@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 import ast
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptmap.checkpoint import open_checkpoint
-from ckptmap.cli.common import add_format, add_html, check_page, keep_page
+from ckptmap.cli.common import add_format, add_html, check_page, keep_page, show_error
 from ckptmap.cli.progress import Progress
 from ckptmap.conversion.convert import convert
 from ckptmap.errors import ArchitectureError, CheckpointError, PlanError, RuleError
+from ckptmap.printable import printable_lines
+from ckptmap.printing import say, show, show_json, warn
 from ckptmap.remapping import Remap, remap
 from ckptmap.report.html.remap import remap_page
-from ckptmap.report.markdown import as_markdown
+from ckptmap.report.markdown import as_markdown, fenced
 from ckptmap.report.remap import remap_counts, remap_document, remap_verdict
 from ckptmap.rules.plan import bind
 
@@ -127,24 +128,24 @@ def run(args: argparse.Namespace) -> int:
         try:
             answer = found()
         except (RuleError, PlanError) as error:
-            print(error, file=sys.stderr)
+            show_error(error)
             hints.pop()
     if args.output is not None and answer.unproven is None:
         (answer.draft or answer.rules).write(args.output)
     on_disk = not args.memory_names and any(side.module is not None and side.saved_as for side in sides)
     keep_page(args.html, lambda: remap_page(answer, module_pins=on_disk and not answer.note))
     if args.format == "json":
-        print(json.dumps(_document(answer), indent=2))
+        show_json(_document(answer))
     elif args.format == "markdown":
-        print(as_markdown(remap_document(answer, why=args.why)))
-        print(f"\n```\n{answer.unproven or answer.draft or answer.rules}```")
+        rules = fenced(str(answer.unproven or answer.draft or answer.rules))
+        show(f"{as_markdown(remap_document(answer, why=args.why))}\n\n{rules}\n")
     else:
         _show(answer, args)
     proven = args.no_verify or (answer.verification is not None and answer.verification.passed)
     done = bool(answer.evidence) and proven and not answer.undecided
     if args.save is not None and answer.unproven is None:
         _save(answer, args.left.partition("#")[0], args.save)
-        print(f"{args.save}: written{', without what stays open' if answer.undecided else ''}", file=sys.stderr)
+        warn(f"{args.save}: written{', without what stays open' if answer.undecided else ''}")
     return 0 if done else 1
 
 
@@ -165,9 +166,9 @@ def _save(answer: Remap, source: str, out: Path) -> None:
 
 def _asked(answer: Remap) -> str:
     """The answer of a person to the first open question; empty to leave it open."""
-    if not answer.undecided or not sys.stdin.isatty():
+    if not answer.undecided or sys.stdin is None or not sys.stdin.isatty():
         return ""
-    print(answer.undecided[0].question, file=sys.stderr)
+    warn(answer.undecided[0].question)
     try:
         return input("rule (empty: leave it open): ").strip()
     except EOFError:
@@ -189,29 +190,32 @@ def _arguments(texts: list[str]) -> dict[str, Any]:
 
 
 def _show(answer: Remap, args: argparse.Namespace) -> None:
-    print(remap_verdict(answer))
+    say(remap_verdict(answer))
     if answer.unproven is not None:
-        print("nothing is decided and nothing is written; one of these rules is wrong:")
-        sys.stdout.write(f"\n{answer.unproven}")
+        say("nothing is decided and nothing is written; one of these rules is wrong:")
+        show(f"\n{answer.unproven}")
         return
     for line in remap_counts(answer):
-        print(line)
+        say(line)
     if args.why:
         for name, evidence in answer.evidence.items():
-            print(f"  {name}: {evidence}")
+            say(f"  {name}: {evidence}")
     for heading, names in (("only on the left", answer.left_only), ("only on the right", answer.right_only)):
         if names:
-            print(f"{heading}:")
+            say(f"{heading}:")
             for one in names:
-                print(f"  {one.name}: {one.reason}")
+                say(f"  {one.name}: {one.reason}")
     if answer.undecided:
-        print("undecided:")
+        say("undecided:")
         for group in answer.undecided:
-            print(f"  {group.question}")
+            say(f"  {group.question}")
     if args.output is not None:
-        print(f"{args.output}: written")
-    else:
-        sys.stdout.write(f"\n{answer.draft or answer.rules}")
+        say(f"{args.output}: written")
+        return
+    rules = str(answer.draft or answer.rules)
+    show(f"\n{rules}")
+    if printable_lines(rules) != rules:
+        warn("ckptmap: some names hold characters that are shown escaped here; -o FILE writes them as they are")
 
 
 def _document(answer: Remap) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
 from ckptmap.cli.check import read_sizes
 from ckptmap.cli.common import add_format
 from ckptmap.cli.progress import Progress
 from ckptmap.cli.remap import OPERAND_HELP, add_model_arguments, given_inputs, given_sides
+from ckptmap.printing import say, show, show_json
 from ckptmap.report.markdown import as_markdown
 from ckptmap.report.remap import verdict, verify_document
 from ckptmap.verifying import verify
@@ -42,13 +42,13 @@ def run(args: argparse.Namespace) -> int:
             args.rules, left, right, inputs=given_inputs(args), values=args.values, sizes=read_sizes(args.size)
         )
     if args.format == "json":
-        print(json.dumps(document(proof), indent=2))
+        show_json(document(proof))
     elif args.format == "markdown":
-        print(as_markdown(verify_document(proof)))
+        show(as_markdown(verify_document(proof)) + "\n")
     else:
-        print(verdict(proof))
+        say(verdict(proof))
         for a, b in proof.compared:
-            print(f"  {a} against {b}")
+            say(f"  {a} against {b}")
     return 0 if proof.passed else 1
 
 

@@ -20,6 +20,7 @@ from ckptmap.conversion.schedule import Schedule, schedule
 from ckptmap.conversion.stamp import RulesLike, Task, architecture_in, make_task, rule_file_path
 from ckptmap.errors import CheckpointError, ConvertError
 from ckptmap.files import Staging, check_room, check_targets, locked_folder, remove_leftovers, write_all
+from ckptmap.printable import lines_of
 from ckptmap.rules.plan import Plan
 from ckptmap.spec import TensorSpec
 from ckptmap.writing.folder import (
@@ -243,7 +244,7 @@ def _check_options(
         ),
     ]
     if problems := [text for is_wrong, text in wrong if is_wrong]:
-        raise ConvertError("\n".join(problems))
+        raise ConvertError(lines_of(problems))
 
 
 def _files_of(checkpoint: Checkpoint | None) -> list[Path]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptmap.checkpoint import Checkpoint, Source, open_checkpoint
 from ckptmap.errors import CheckpointError, ConvertError
+from ckptmap.printable import lines_of
 from ckptmap.spec import DTYPE_BITS, TORCH_NAMES, TensorSpec
 from ckptmap.stores.local import LocalStore, State, changed, state_of, state_of_open
 from ckptmap.writing.inplace import roll_back
@@ -291,7 +292,7 @@ def check_ties(ties: tuple[tuple[str, str], ...], checkpoint: Checkpoint) -> Non
         if second in checkpoint and first in checkpoint and not _equal(checkpoint, second, first)
     ]
     if broken:
-        raise ConvertError("\n".join(broken))
+        raise ConvertError(lines_of(broken))
 
 
 def _equal(checkpoint: Checkpoint, one: str, other: str) -> bool:

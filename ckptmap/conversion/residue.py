@@ -15,6 +15,7 @@ from ckptmap.conversion.reading import Reader, buffer_of
 from ckptmap.conversion.schedule import key_of
 from ckptmap.errors import ConvertError
 from ckptmap.files import Staging
+from ckptmap.printable import lines_of
 from ckptmap.rules.plan import Equation, Piece, Plan, Sizes
 from ckptmap.spec import TensorSpec
 from ckptmap.writing.safetensors import Writer, header_bytes
@@ -147,7 +148,7 @@ class Filler:
             if found != wanted:
                 wrong.append(f"{name}: is {list(found)} in the {where} and would be {list(wanted)}; give one that fits")
         if wrong:
-            raise ConvertError("\n".join(dict.fromkeys(wrong)))
+            raise ConvertError(lines_of(dict.fromkeys(wrong)))
 
     def fill(self, piece: Piece, target: torch.Tensor, dtype: str) -> torch.Tensor:
         """The integers that belong at a place of a target of this dtype."""

@@ -8,6 +8,7 @@ from math import prod
 
 from ckptmap.conversion.reading import Range, Reader
 from ckptmap.errors import ConvertError
+from ckptmap.printable import lines_of
 from ckptmap.rules.plan import BoundBlock, Equation, Piece, Plan, Sizes
 from ckptmap.spec import DTYPE_BITS, TensorSpec
 
@@ -82,7 +83,7 @@ def schedule(plan: Plan, reader: Reader, fills: Mapping[str, str], keys: Collect
                 casts[old, new] = casts.get((old, new), 0) + 1
         steps.append(Step(equation, tuple(outputs), _copies(equation, outputs, reader)))
     if problems:
-        raise ConvertError("\n".join(dict.fromkeys(problems)))
+        raise ConvertError(lines_of(dict.fromkeys(problems)))
     return Schedule(_in_order(steps, reader), tuple(left_out), tuple(missing), tuple(homeless), casts)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from ckptmap.errors import ExportError
+from ckptmap.printable import json_text
 from ckptmap.rules.rules import Rules
 
 
@@ -14,7 +15,7 @@ def export(rules: Rules) -> str:
     Raises:
         ExportError: It does not say the same.
     """
-    text = json.dumps(rules.to_json(), indent=2, ensure_ascii=False) + "\n"
+    text = json_text(json.dumps(rules.to_json(), indent=2, ensure_ascii=False)) + "\n"
     if Rules.from_json(json.loads(text)) != rules:
         raise ExportError("json: the rules read back from JSON are not the same. Please report it.")
     return text

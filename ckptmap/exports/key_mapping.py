@@ -7,6 +7,7 @@ import json
 from ckptmap.exports.cases import cases_of
 from ckptmap.exports.loading import renaming, require_loads, source_pattern, target_pattern, touched
 from ckptmap.exports.names import Refusal, homeless, in_order, refuse, renamings, twice, unplain
+from ckptmap.printable import json_text
 from ckptmap.rules.plan import Plan
 
 INSTEAD = "--to transformers says layouts too, and --to python says everything."
@@ -33,4 +34,4 @@ def export(plan: Plan) -> str:
     refuse("key-mapping", [Refusal(entries[at].line, why) for at in stuck], INSTEAD)
     mapping = {source_pattern(entries[at].left): target_pattern(entries[at].right) for at in placed}
     require_loads([renaming(old, new) for old, new in mapping.items()], plan, "key-mapping")
-    return json.dumps(mapping, indent=2) + "\n"
+    return json_text(json.dumps(mapping, indent=2)) + "\n"

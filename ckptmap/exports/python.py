@@ -9,6 +9,7 @@ from typing import Any
 from ckptmap.exports.cases import Case, cases_of, with_numbers
 from ckptmap.exports.code import loop, safe, title_of
 from ckptmap.exports.proof import base_of, coded, require
+from ckptmap.printable import printable
 from ckptmap.rules.compiled import LaidEnd, Place
 from ckptmap.rules.names import Index, NamePattern
 from ckptmap.rules.plan import Plan, Sizes
@@ -112,7 +113,7 @@ def _function(cases: list[Case], plan: Plan, reads: int) -> str:
     said = 0
     for case in cases:
         if case.line != said:
-            lines += ["", f"# line {case.line}: {case.text}"]
+            lines += ["", f"# line {case.line}: {printable(case.text)}"]
         said = case.line
         lines += _Writer(case, reads).lines()
     lines += [""]

@@ -8,6 +8,7 @@ from ckptmap.exports.cases import Case, cases_of
 from ckptmap.exports.code import loop, safe, title_of
 from ckptmap.exports.loading import of_names, require_loads, source_pattern, target_pattern, touched
 from ckptmap.exports.names import Refusal, homeless, in_order, refuse, renamings, twice, unplain
+from ckptmap.printable import printable
 from ckptmap.rules.compiled import LaidEnd, Layout, Place
 from ckptmap.rules.names import Index, NamePattern
 from ckptmap.rules.plan import Plan, Sizes
@@ -158,7 +159,7 @@ def _sorted_out(cases: list[Case]) -> tuple[list[str], list[Case]]:
     lines, said = [], 0
     for entry, case in (entries[at] for at in placed):
         if entry.line != said:
-            lines.append(f"# line {entry.line}: {case.text}")
+            lines.append(f"# line {entry.line}: {printable(case.text)}")
         said = entry.line
         lines.append(f'WeightRenaming(r"{source_pattern(entry.left)}", r"{target_pattern(entry.right)}"),')
     return lines, converted
@@ -170,7 +171,7 @@ def _converter(case: Case) -> list[str]:
     for side in (0, 1):
         patterns = (_converter_name(case, side, term) for term in range(len(case.sides[side])))
         names.append(f"[{', '.join(patterns)}]")
-    lines = [f"# line {case.line}: {case.text}"]
+    lines = [f"# line {case.line}: {printable(case.text)}"]
     operations = f"[{', '.join(_operations(case)[1])}]".splitlines()
     call = ["WeightConverter(", *(f"    {part}," for part in names), *(f"    {line}" for line in operations), ")"]
     call[-2] += ","

@@ -16,6 +16,7 @@ from ckptmap.formats.base import Contents, Extent
 from ckptmap.spec import TensorSpec
 from ckptmap.stages import tell
 from ckptmap.stores.base import Store
+from ckptmap.threads import mapped
 
 MAX_INDEX = 100_000_000
 _INDEX_NAME = re.compile(r".+\.index(\.[^.]+)?\.json", re.DOTALL)
@@ -125,13 +126,7 @@ def _exists(store: Store, file: str) -> bool:
 def _in_parallel(read: Callable[[str], Contents], shards: list[str], workers: int) -> list[Contents]:
     if workers == 1 or len(shards) == 1:
         return [read(shard) for shard in shards]
-    from concurrent.futures import ThreadPoolExecutor  # late: most checkpoints never need it
-
-    pool = ThreadPoolExecutor(min(workers, len(shards)))
-    try:
-        return list(pool.map(read, shards))
-    finally:  # at an error or Ctrl-C nobody waits for requests that may be stalled
-        pool.shutdown(wait=False, cancel_futures=True)
+    return mapped(read, shards, workers=workers)
 
 
 def _join(shards: Mapping[str, Contents], weight_map: Mapping[str, str], source: str) -> Contents:

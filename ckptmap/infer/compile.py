@@ -13,6 +13,7 @@ from ckptmap.infer.folding import folded, numbers_of, template_of
 from ckptmap.infer.layouts import ShuffledError, linked_blocks
 from ckptmap.infer.lines import Line, kinds_joined, sections
 from ckptmap.infer.unstack import MARK, unstacked, whole_name
+from ckptmap.printable import printable
 from ckptmap.rules.plan import bind
 from ckptmap.rules.rules import LANGUAGE, NOWHERE, Rule, Rules, Section, Size, Statement
 
@@ -193,7 +194,9 @@ def _linked(equations: Iterable[tuple[tuple[str, ...], tuple[str, ...]]]) -> set
 
 def _heads(labels: tuple[str, str] | None) -> list[str]:
     sides = zip(("left", "right"), labels or ("", ""), strict=True)
-    return [f"ckptmap {LANGUAGE}", *(f"{side}: {label}" for side, label in sides if label not in ("", side))]
+    # A file may be called anything, and its name is not to be read as a rule.
+    told = [(side, printable(label).replace("<->", "to")) for side, label in sides]
+    return [f"ckptmap {LANGUAGE}", *(f"{side}: {label}" for side, label in told if label not in ("", side))]
 
 
 def _file(

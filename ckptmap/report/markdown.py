@@ -18,6 +18,12 @@ def as_markdown(document: Document) -> str:
     return "\n\n".join(blocks)
 
 
+def fenced(text: str) -> str:
+    """Lines of code as a block, which nothing in them can close."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}\n{text.rstrip(chr(10))}\n{fence}"
+
+
 def _section(section: Section) -> str:
     lines = [f"### {_escaped(section.heading)}", ""] if section.heading else []
     rows = [(*row, *[""] * (len(section.columns) - len(row))) for row in section.rows]
@@ -35,12 +41,25 @@ def _line(cells: Row) -> str:
 
 def _code(text: str) -> str:
     """A code span in a table; one that holds backticks stands between longer rows of them."""
+    if "\\|" in text:  # no code span in a table can say this
+        return f"<code>{_escaped(text)}</code>"
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     space = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{fence}{space}{text}{space}{fence}".replace("|", "\\|")
 
 
+_MEANS_SOMETHING = re.compile(
+    r"[\\`*|~$]"  # code, emphasis, cells, formulas
+    r"|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"  # emphasis, too, but for one within a word
+    r"|\](?=[(\[:])"  # links
+    r"|(?<=:)/(?=/)|(?<=www)\."  # addresses, which become links of themselves
+    r"|^[#>+=-]|^\d+[.)]"  # headings, quotations, lists
+)
+_MENTION = re.compile(r"(?<![A-Za-z0-9_])@(?=[A-Za-z0-9])")
+
+
 def _escaped(text: str) -> str:
-    """Text that shows as it is: no HTML, no code, no emphasis, no link, no other cell."""
+    """Text that shows as it is: no HTML, no code, no emphasis, no link, no other cell, and nobody is called."""
     text = text.replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"[\\`*|]|\](?=[(\[])", r"\\\g<0>", text)
+    text = _MEANS_SOMETHING.sub(lambda match: f"{match[0][:-1]}\\{match[0][-1]}", text)
+    return _MENTION.sub("@<!-- -->", text)

@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 
+from ckptmap.printing import show, styled
 from ckptmap.report.document import Document, Row, Section, Tone, printable_document
 
 STYLES: dict[Tone, str] = {"plain": "", "added": "green", "removed": "red", "changed": "yellow"}
@@ -19,23 +20,27 @@ LONGEST_NAME = 72
 NARROWEST = 40
 """No terminal is taken to be narrower: what is laid out for less is no longer readable."""
 
+HEIGHT = 25
+"""Nothing is laid out by it."""
+
 Line = tuple[tuple[str, str], ...]
 """A line as pieces of text, each with its style."""
 
 
-def show(document: Document) -> None:
+def show_document(document: Document) -> None:
     """Print a document on stdout; rich is imported only when somebody is looking."""
     if not sys.stdout.isatty():
-        print(as_text(document))
+        show(as_text(document) + "\n")
         return
     width = max(shutil.get_terminal_size().columns, NARROWEST)
     if os.environ.get("TERM") == "dumb":
-        print(as_text(document, width))
+        show(as_text(document, width) + "\n")
         return
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(file=getattr(sys.stdout, "trusted", None), highlight=False, soft_wrap=True)
+    # With both told, rich does not read COLUMNS and LINES, which may hold anything.
+    console = Console(file=styled("stdout"), width=width, height=HEIGHT, highlight=False, soft_wrap=True)
     for line in _lines(printable_document(document), width):
         console.print(Text.assemble(*line))
 

@@ -37,7 +37,13 @@ def _run(run: Sequence[Statement]) -> Iterator[str]:
 def _commented(text: str, comment: str) -> str:
     if not comment:
         return text
+    comment = _in_one_line(comment)
     return f"{text}  # {comment}".rstrip() if text else f"# {comment}".rstrip()
+
+
+def _in_one_line(text: str) -> str:
+    """Free text, which may come from a program and not from a line of a file."""
+    return text.replace("\n", "\\n")
 
 
 def _cells(statement: Statement) -> list[str]:
@@ -46,7 +52,7 @@ def _cells(statement: Statement) -> list[str]:
         case Version():
             return [f"ckptmap {statement.number}"]
         case Provenance():
-            return [f"{statement.side}:", statement.text]
+            return [f"{statement.side}:", _in_one_line(statement.text)]
         case Size(value=None):
             return [f"size {statement.axis}"]
         case Size():

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from ckptmap import files
 from ckptmap.errors import RuleError
+from ckptmap.printable import lines_of
 from ckptmap.rules.names import Choice, Index, Matcher, NamePattern, Part, Segment
 from ckptmap.rules.shapes import Shape
 
@@ -306,7 +307,7 @@ def _raise(faults: list[Fault], path: str) -> None:
         return
     faults = sorted(set(faults))
     lines = [f"{path or 'rules'}:{fault.line}:{fault.column}: {fault.what}" for fault in faults]
-    raise RuleError("\n".join(lines), path=path, line=faults[0].line, column=faults[0].column)
+    raise RuleError(lines_of(lines), path=path, line=faults[0].line, column=faults[0].column)
 
 
 def _inverse(statement: Statement) -> Statement:

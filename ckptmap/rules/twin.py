@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ckptmap.errors import RuleError
+from ckptmap.printable import lines_of
 from ckptmap.rules.names import NamePattern
 from ckptmap.rules.notation import MisreadError, read_shape
 from ckptmap.rules.rules import (
@@ -49,7 +50,7 @@ def from_json(fields: Mapping[str, Any]) -> Rules:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             faults.append(f"statement {number} is malformed ({type(error).__name__}: {error}). See docs/rules.md.")
     if faults:
-        raise RuleError("\n".join(faults))
+        raise RuleError(lines_of(faults))
     return Rules(tuple(statements))
 
 

@@ -7,10 +7,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from threading import Event, Lock, Thread
+from threading import Event, Lock
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from ckptmap.errors import UsageError
+from ckptmap.threads import run_threads
 
 if TYPE_CHECKING:
     from ckptmap.values.measure import Measure
@@ -24,10 +25,6 @@ FETCHES = 16
 """Ranges of a repo that are under way at once."""
 TOLD_EVERY = 0.05
 """Seconds between two reports of progress: a bar that is drawn for every block would hold up the readers."""
-PATIENCE = 0.2
-"""Seconds after which somebody who waits for threads looks for Ctrl-C."""
-LAST_WAIT = 1.0
-"""Seconds for which threads are waited for after Ctrl-C; one that waits for a server may take minutes."""
 
 
 class StoppedError(Exception):
@@ -101,20 +98,7 @@ def run_all(work: Callable[[Item, Scratch], object], items: Iterable[Item], mete
             errors.append(error)
             meter.stopping.set()
 
-    threads = [Thread(target=worker, name=f"values-{n}", daemon=True) for n in range(workers or cores())]
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(PATIENCE)
-    except BaseException:  # Ctrl-C: nobody reads on behind the caller's back
-        meter.stopping.set()
-        until = time.monotonic() + LAST_WAIT
-        for thread in threads:
-            if thread.ident is not None:
-                thread.join(max(0.0, until - time.monotonic()))
-        raise
+    run_threads(worker, workers or cores(), stop=meter.stopping.set)
     if errors:
         raise errors[0]
 

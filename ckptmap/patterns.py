@@ -11,6 +11,9 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
+MOST_SEGMENTS = 64
+"""Names with more are nobody's layers, and would take a time that grows with the square of their length."""
+
 Choice = tuple[str, ...]
 """The words that may stand in one segment of a name; a literal segment has one."""
 
@@ -38,14 +41,18 @@ class Pattern:
 
 
 def group(names: Iterable[str], traits: Mapping[str, Hashable] | None = None) -> list[Pattern]:
-    """Cover names by patterns, in order of first appearance.
+    """Cover names by patterns, in order of first appearance; names of very many segments stand alone, at the end.
 
     Args:
         names: Tensor names; dots part their segments, and a segment of digits is an index.
         traits: What must be equal within a pattern (shape and dtype, say), by name.
     """
     rows: dict[tuple[tuple[str | None, ...], Hashable], dict[tuple[str, ...], None]] = {}
+    deep: list[Pattern] = []
     for name in names:
+        if name.count(".") >= MOST_SEGMENTS:
+            deep.append(Pattern(tuple((word,) for word in name.split("."))))
+            continue
         segments = name.split(".")
         template = tuple(None if is_index(word) else word for word in segments)
         key = (template, traits[name] if traits else None)
@@ -55,7 +62,7 @@ def group(names: Iterable[str], traits: Mapping[str, Hashable] | None = None) ->
         for grid in _grids(list(indices)):
             filled = iter(grid)
             patterns.append((trait, tuple(next(filled) if word is None else (word,) for word in template)))
-    return [Pattern(segments) for _, segments in _merge_siblings(patterns)]
+    return [*(Pattern(segments) for _, segments in _merge_siblings(patterns)), *deep]
 
 
 def is_index(word: str) -> bool:

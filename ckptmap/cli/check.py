@@ -15,6 +15,7 @@ from ckptmap.report.markdown import as_markdown
 from ckptmap.report.rules import coverage_lines, guess_lines, rules_line
 from ckptmap.rules.plan import Plan, bind
 from ckptmap.rules.rules import Rules, read_text
+from ckptmap.rules.text import MOST_DIGITS
 
 EXAMPLES = """\
   ckptmap check roberta.ckptmap
@@ -159,8 +160,8 @@ def read_sizes(texts: list[str]) -> dict[str, int]:
     sizes = {}
     for text in texts:
         axis, _, number = text.partition("=")
-        if not axis.isidentifier() or not (number.isascii() and number.isdigit()):
-            raise RuleError(f"--size {text}: not a length. Write --size r=2.")
+        if not axis.isidentifier() or not (number.isascii() and number.isdigit()) or len(number) > MOST_DIGITS:
+            raise RuleError(f"--size {text[:80]}: not a length. Write --size r=2.")
         sizes[axis] = int(number)
     return sizes
 

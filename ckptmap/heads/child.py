@@ -14,6 +14,9 @@ from ckptmap.errors import ArchitectureError
 from ckptmap.heads.classes import InternalsChangedError
 from ckptmap.heads.inventory import ClassInventory
 
+PATIENCE = 300
+"""Seconds that a class may take to be built, the import of transformers included."""
+
 
 def inventory_from_child(
     module: str,
@@ -32,7 +35,10 @@ def inventory_from_child(
     start = f"import sys; sys.path[:] = {_import_path()!r}; from {__name__} import main; main()"
     # Isolated: else Python puts the current folder, which may be a downloaded one, before its own library.
     argv = [sys.executable, "-I", "-c", start]
-    done = subprocess.run(argv, input=question, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(argv, input=question, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        raise ArchitectureError(f"{class_name}: was not built within {PATIENCE} s; check the config") from None
     try:
         kind, answer = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):

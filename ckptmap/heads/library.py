@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ckptmap.errors import ArchitectureError
+from ckptmap.heads.bounds import check_counts
 from ckptmap.heads.classes import InternalsChangedError, every_class
 from ckptmap.heads.inventory import ClassInventory
 from ckptmap.heads.rules import OPERATIONS, Rule
@@ -59,6 +60,7 @@ def class_config(
         raise ArchitectureError(
             f"{cls.__name__}: {', '.join(options)} is an option of loading, not a field of its config"
         )
+    check_counts({**config, **overrides}, cls.__name__)
     with TemporaryDirectory() as folder, quiet():
         (Path(folder) / "config.json").write_text(json.dumps(_without_downloads(dict(config))))
         try:

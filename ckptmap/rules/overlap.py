@@ -26,6 +26,8 @@ class PatternTree(Generic[Value]):
     def __init__(self) -> None:
         self._root: dict[str, object] = {}
         self._leaves: dict[int, list[tuple[NamePattern, Value]]] = {}
+        self._numbered: dict[int, dict[tuple[int, str], list[Value]]] = {}
+        """Leaves by the first literal segment with digits, which alone tells `block12` from `block13` here."""
         self._found: dict[str, _Candidates[Value]] = {}
 
     def add(self, pattern: NamePattern, value: Value) -> None:
@@ -33,6 +35,7 @@ class PatternTree(Generic[Value]):
         self._found.clear()
         for node in self._nodes([self._root], pattern):
             self._leaves.setdefault(id(node), []).append((pattern, value))
+            self._numbered.setdefault(id(node), {}).setdefault(_first_numbered(pattern), []).append(value)
 
     def candidates(self, name: str) -> Sequence[Value]:
         """Values of the patterns that may match the name."""
@@ -45,7 +48,14 @@ class PatternTree(Generic[Value]):
     def near(self, pattern: NamePattern) -> Iterator[Value]:
         """Values of the patterns that may match a name which this pattern matches."""
         segments = [None if s == STAR else _blotted(s) for s in pattern.segments if s != STARS]
-        yield from (value for _, value in self._walk(segments, pattern.open_ended))
+        own = {at: str(s[0]) for at, s in enumerate(pattern.segments) if _is_literal(s) and len(s) == 1}
+        for node in self._nodes_of(segments, pattern.open_ended):
+            leaves = self._numbered.get(id(node), {})
+            places = {at for at, _ in leaves} if len(leaves) > 1 else set()
+            if len(places) == 1 and (at := places.pop()) in own:
+                yield from leaves.get((at, own[at]), ())
+            else:
+                yield from (value for values in leaves.values() for value in values)
 
     def _nodes(self, nodes: list[dict[str, object]], pattern: NamePattern) -> list[dict[str, object]]:
         for segment in pattern.segments:
@@ -54,6 +64,10 @@ class PatternTree(Generic[Value]):
         return nodes
 
     def _walk(self, segments: list[set[str] | None], open_ended: bool) -> Iterator[tuple[NamePattern, Value]]:
+        for node in self._nodes_of(segments, open_ended):
+            yield from self._leaves.get(id(node), ())
+
+    def _nodes_of(self, segments: list[set[str] | None], open_ended: bool) -> list[dict[str, object]]:
         nodes = [self._root]
         found: list[dict[str, object]] = []
         for keys in segments:
@@ -70,8 +84,7 @@ class PatternTree(Generic[Value]):
                 found += nodes
         else:
             found += nodes
-        for node in found:
-            yield from self._leaves.get(id(node), ())
+        return found
 
 
 class _Candidates(Generic[Value]):
@@ -100,6 +113,14 @@ def _is_literal(segment: Segment) -> bool:
     return not isinstance(segment, str) and all(isinstance(part, str) for part in segment)
 
 
+def _first_numbered(pattern: NamePattern) -> tuple[int, str]:
+    """Place and text of the first literal segment with digits; -1 if there is none."""
+    for at, segment in enumerate(pattern.segments):
+        if _is_literal(segment) and len(segment) == 1 and _DIGITS.search(text := str(segment[0])):
+            return at, text
+    return -1, ""
+
+
 def _blotted(segment: Segment) -> set[str]:
     """The segment with numbers as `#`, for each of its choices."""
     texts = [
@@ -114,7 +135,7 @@ def overlap(one: NamePattern, other: NamePattern) -> bool:
     if not one.open_ended and not other.open_ended and len(one.segments) != len(other.segments):
         return False
     pairs = _aligned(one.segments, other.segments)
-    if pairs is None:
+    if pairs is None or any(a != b and _is_literal(a) and _is_literal(b) for a, b in pairs):
         return False
     for ours in _choices(one):
         for theirs in _choices(other):

@@ -153,9 +153,10 @@ def _count_faults(rule: Rule) -> Iterator[Fault]:
 
 
 def _axis_faults(rule: CompiledRule) -> Iterator[Fault]:
+    indices = {v for terms in rule.sides for t in terms if isinstance(t, NamePattern) for v in t.indices}
     for side in (0, 1):
         for term, shape in enumerate(rule.shapes[side]):
-            if what := _axis_fault(rule, side, term, shape):
+            if what := _axis_fault(rule, side, term, shape, indices):
                 yield _at_shape(rule.rule, side, term, what)
                 return
     for name, index in rule.lacking:
@@ -181,10 +182,9 @@ def _axis_faults(rule: CompiledRule) -> Iterator[Fault]:
             yield _at_shape(rule.rule, found[0], (left, right)[found[0]].term, found[1])
 
 
-def _axis_fault(rule: CompiledRule, side: int, term: int, shape: Shape) -> str | None:
+def _axis_fault(rule: CompiledRule, side: int, term: int, shape: Shape, indices: set[str]) -> str | None:
     """An axis that bears the name of an index which is none here."""
     own = {axis.name for axis in shape.axes()}
-    indices = {v for terms in rule.sides for t in terms if isinstance(t, NamePattern) for v in t.indices}
     if clash := sorted(own & indices & set(rule.shared)):
         return f"axis {clash[0]} bears the name of the index {{{clash[0]}}} of both sides. Rename the axis."
     # `0` and `_` have no name that the index could stand in.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
+from math import prod
 
 from ckptmap.rules.names import STAR, STARS, Choice, Group, Index, NamePattern, Part, Segment, joined
 from ckptmap.rules.notation import MisreadError, read_shape
@@ -38,13 +39,26 @@ _CHOICE = re.compile(r"([A-Za-z_]\w*):(.*)", re.ASCII)
 _AXIS = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _WORD = re.compile(r"[^\s.{}|,*]+")
 
+# No rule that a person or `remap` writes comes near these; without them a small file could keep a machine busy.
+MOST_OF_A_LINE = 200_000
+MOST_LINES = 100_000
+MOST_SEGMENTS = 128
+MOST_NAMES = 2048
+MOST_WORDS = 4096
+MOST_DIGITS = 18
+
 
 def read_statements(text: str) -> tuple[tuple[Statement, ...], list[Fault]]:
     """Every line that can be read, and what is wrong with the others."""
     statements: list[Statement] = []
     faults: list[Fault] = []
-    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
+    lines = text.removeprefix("\ufeff").split("\n")
+    if len(lines) > MOST_LINES:
+        return (), [Fault(MOST_LINES + 1, 1, f"a rule file has {MOST_LINES:,} lines at most. Split it.")]
+    for number, line in enumerate(lines, start=1):
         try:
+            if len(line) > MOST_OF_A_LINE:
+                raise MisreadError(MOST_OF_A_LINE, f"a line has {MOST_OF_A_LINE:,} characters at most. Split the rule.")
             statements.append(_statement(line.rstrip(), number, first=not any(map(_says, statements))))
         except MisreadError as error:
             faults.append(Fault(number, error.column + 1, str(error)))
@@ -90,8 +104,8 @@ def _version(said: str, start: int, first: bool) -> int:
     number = said.removeprefix("ckptmap").strip()
     if not first:
         raise MisreadError(start, "the version of the language stands below other lines. Move it to the first line.")
-    if not number.isascii() or not number.isdigit():
-        raise MisreadError(start, f"`{said}` is not a version. Write `ckptmap {LANGUAGE}`.")
+    if not number.isascii() or not number.isdigit() or len(number) > MOST_DIGITS:
+        raise MisreadError(start, f"`{said[:80]}` is not a version. Write `ckptmap {LANGUAGE}`.")
     if int(number) != LANGUAGE:
         raise MisreadError(
             start, f"this is language {int(number)}; this ckptmap reads language {LANGUAGE}. Update ckptmap."
@@ -108,10 +122,10 @@ def _size(said: str, start: int) -> tuple[str, int | str | None]:
     value = found[2]
     if value is None:
         return found[1], None
-    if value.isascii() and value.isdigit():
+    if value.isascii() and value.isdigit() and len(value) <= MOST_DIGITS:
         return found[1], int(value)
     if not re.fullmatch(r"config(\.\w+)+", value, re.ASCII):
-        raise MisreadError(start + found.start(2), f"`{value}` is no length. Write a number or `config.KEY`.")
+        raise MisreadError(start + found.start(2), f"`{value[:80]}` is no length. Write a number or `config.KEY`.")
     return found[1], value
 
 
@@ -195,7 +209,10 @@ def _pieces(body: str, start: int, end: int) -> list[tuple[int, str]]:
 
 def _terms(body: str, start: int, end: int) -> tuple[Term, ...]:
     terms: list[Term] = []
-    for at, text in _pieces(body, start, end):
+    pieces = _pieces(body, start, end)
+    if len(pieces) > MOST_NAMES:
+        raise MisreadError(start, f"a side of a rule has {MOST_NAMES:,} names at most. Split the rule.")
+    for at, text in pieces:
         terms.append(ZEROS if text == ZEROS else NOWHERE if text == NOWHERE else read_name(text, at))
     return tuple(terms)
 
@@ -216,6 +233,8 @@ def read_name(text: str, column: int = 0) -> NamePattern:
         raise MisreadError(
             column + found.start(), f"`{text}` has a {_called(found[0])} in it. Separate names by commas."
         )
+    if text.count(".") >= MOST_SEGMENTS:
+        raise MisreadError(column, f"a name has {MOST_SEGMENTS} parts between dots at most. Write a rule for less.")
     segments: list[Segment] = []
     at = column
     for piece in re.split(r"\.(?![^{}]*\})", text):
@@ -226,6 +245,8 @@ def read_name(text: str, column: int = 0) -> NamePattern:
     pattern = NamePattern(tuple(segments))
     if sum(isinstance(part, Group) for part in pattern.parts()) > 1:
         raise MisreadError(column, "two groups in a name. Write the names one by one, separated by commas.")
+    if prod(len(part.words) for part in pattern.parts() if isinstance(part, Choice | Group)) > MOST_WORDS:
+        raise MisreadError(column, f"the words of a name can be combined in {MOST_WORDS:,} ways at most. Split it.")
     return pattern
 
 
@@ -266,6 +287,8 @@ def _segment(text: str, column: int) -> Segment:
 
 def _braces(inner: str, column: int) -> Part:
     if found := _INDEX.fullmatch(inner):
+        if any(len(number or "") > MOST_DIGITS for number in found.group(1, 4)):
+            raise MisreadError(column, f"a number has {MOST_DIGITS} digits at most. Write a smaller one.")
         factor = int(found[1] or 1)
         if factor == 0:
             raise MisreadError(column, f"`{{{inner}}}` is the same number always. Write the number.")

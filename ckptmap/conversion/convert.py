@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, nullcontext
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,38 +13,26 @@ from typing import TYPE_CHECKING, Any
 from ckptmap.checkpoint import Checkpoint, Source, read_config
 from ckptmap.conversion.labels import with_labels_of
 from ckptmap.conversion.loading import load_into as load_into
+from ckptmap.conversion.output import Output, Progress, Work, metadata_of, write_output
 from ckptmap.conversion.reading import FileStates, Reader, check_ties, float_dtype, local_path, narrows, opened
 from ckptmap.conversion.residue import Filler, Residue, open_residue, pieces, shapes_in, write_residue
-from ckptmap.conversion.run import tensors_of, write_steps
+from ckptmap.conversion.run import state_dict_of
 from ckptmap.conversion.schedule import Schedule, schedule
-from ckptmap.conversion.stamp import RulesLike, Task, architecture_in, make_task, rule_file_path
-from ckptmap.errors import CheckpointError, ConvertError
-from ckptmap.files import Staging, check_room, check_targets, locked_folder, remove_leftovers, write_all
+from ckptmap.conversion.stamp import RulesLike, architecture_in, make_task, rule_file_path
+from ckptmap.errors import ConvertError
+from ckptmap.files import Staging
 from ckptmap.printable import lines_of
 from ckptmap.rules.plan import Plan
 from ckptmap.spec import TensorSpec
-from ckptmap.writing.folder import (
-    INDEX,
-    SINGLE,
-    companions,
-    free_names,
-    index_of,
-    into_shards,
-    is_shard,
-    is_taken,
-    made_folder,
-    parse_size,
-    replaced_by,
-)
+from ckptmap.writing.folder import companions, parse_size
 from ckptmap.writing.inplace import replace_header, roll_back
-from ckptmap.writing.safetensors import Writer, header_bytes
+from ckptmap.writing.places import check_targets
+from ckptmap.writing.safetensors import header_bytes
 
 if TYPE_CHECKING:
     import torch
 
 FILE_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-Progress = Callable[[int, int], None]
-"""Told of the bytes written and the bytes to write."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +127,7 @@ def convert(
         source = stack.enter_context(opened(checkpoint))
         given = stack.enter_context(opened(base)) if base is not None else None
         writes = "left" if back else "right"
-        kept = open_residue(residue, writes)
+        kept = open_residue(residue, writes, source)
         base_shapes = {} if given is None else {name: spec.shape for name, spec in given.items()}
         task = make_task(
             rules,
@@ -158,55 +146,22 @@ def convert(
         made = schedule(task.plan, reader, filler.dtypes, filler.keys)
         made = replace(made, missing=(*made.missing, *_unnamed(given, task.plan)))
         kept_to = None if kept is not None or not made.homeless else residue
+        work = Work(task, made, reader, filler)
+        states = FileStates([one for one in (source, given, kept) if one is not None])
         if in_place:
-            return _in_place(source, task, made)
-        read = FileStates([one for one in (source, given, kept) if one is not None])
+            return _in_place(work, states)
         if target is None:
-            check_ties(task.plan.left_ties, source)
-            tensors = _state_dict(task, made, reader, filler, kept_to)
-            read.check()
-            return tensors
+            return _in_memory(work, kept_to, states)
         beside = _beside(like, architecture or architecture_in(task.side_text), made) if like is not None else {}
-        shards = into_shards(made.outputs, largest) if folder else [(target.name, made.outputs)]
-        place = target if folder else target.parent
-        kept_file = Path(kept_to) if kept_to is not None and not isinstance(kept_to, Mapping) else None
         inputs = [*_files_of(source), *_files_of(given), *_files_of(kept)]
         inputs += [path for path in (rule_file_path(rules),) if path is not None]
-        stale: list[Path] = []
-        if folder:
-            shards = free_names(target, shards)
-            stale = replaced_by(target, [name for name, _ in shards] + [INDEX] * (len(shards) > 1)) if force else []
-            _check_folder(target, [*beside, *(name for name, _ in shards)], inputs, stale, force=force)
-        else:
-            check_targets([target], inputs, force=force)
-        check_targets([] if kept_file is None else [kept_file], [*inputs, place / shards[0][0]], force=force)
-        check_ties(task.plan.left_ties, source)
+        kept_file = Path(kept_to) if kept_to is not None and not isinstance(kept_to, Mapping) else None
+        output = Output(target, folder, beside, kept_file, largest, to_bin, force, progress)
+        rest = _rest(work, kept_to)
+        files, leftovers = write_output(work, output, inputs, states)
         if isinstance(kept_to, Mapping):
-            _state_dict_residue(made, reader, kept_to)
-        if not to_bin:
-            check_room(place, sum(spec.nbytes for spec in made.outputs))
-        names = {name for name, _ in shards} | ({SINGLE, INDEX, *beside} if folder else set())
-        leftovers = remove_leftovers(place, lambda name: name in names or (folder and is_shard(name)))
-        with made_folder(place) if folder else nullcontext(), Staging(overwrite=force) as staging:
-            if to_bin:
-                _write_bin(staging, target, _state_dict(task, made, reader, filler, None))
-            else:
-                _write(staging, place, shards, _metadata(source, task), made, reader, filler, progress)
-            if kept_file is not None:
-                write_residue(staging, kept_file, made.homeless, Reader(source), task.reads, task.stamp)
-            last = {INDEX: index_of(shards, task.stamp)} if len(shards) > 1 else {}
-            for name, data in {**beside, **last}.items():
-                with staging.file(place / name) as descriptor:
-                    write_all(descriptor, memoryview(data))
-            with locked_folder(place):
-                read.check()
-                if folder and not force and (taken := is_taken(target, list(names))):
-                    raise ConvertError(f"{target}: holds {', '.join(taken[:5])} since a moment ago; --force overwrites")
-                staging.commit()
-                for path in stale:
-                    path.unlink(missing_ok=True)
-        files = tuple(str(place / name) for name, _ in shards)
-        return replace(_summary(files, task, made, kept_to), leftovers=leftovers)
+            kept_to.update(rest)
+        return replace(_summary(files, work, kept_to), leftovers=leftovers)
 
 
 def undo(file: str | os.PathLike[str]) -> bool:
@@ -264,103 +219,34 @@ def _beside(like: str | os.PathLike[str], architecture: str | None, made: Schedu
     return files
 
 
-def _check_folder(folder: Path, names: list[str], inputs: list[Path], stale: list[Path], *, force: bool) -> None:
-    if os.path.lexists(folder) and not folder.is_dir():
-        raise ConvertError(f"{folder}: exists and is no folder")
-    if not force and (taken := is_taken(folder, names)):
-        raise ConvertError(f"{folder}: holds {', '.join(taken[:5])}; --force overwrites")
-    check_targets([folder / name for name in names] if folder.is_dir() else [], inputs, force=True)
-    read = {os.path.realpath(path) for path in inputs}
-    if lost := [str(path) for path in stale if os.path.realpath(path) in read]:
-        raise ConvertError(f"{lost[0]}: is read by this conversion, and would be replaced; write to another place")
+def _rest(work: Work, residue: Residue | None) -> dict[str, torch.Tensor]:
+    """What has no home, for a residue that is a dict."""
+    if not isinstance(residue, Mapping):
+        return {}
+    with closing(Reader(work.reader.checkpoint, reuse=False)) as reader:
+        return dict(pieces(work.made.homeless, reader))
 
 
-def _metadata(source: Checkpoint, task: Task) -> dict[str, str]:
-    own = {key: text for key, text in source.metadata.items() if not key.startswith("ckptmap.")}
-    # Readers of transformers ask for a format, and only torch's has tensors that ckptmap reads.
-    return {**own, "format": "pt", **task.stamp}
-
-
-def _write(
-    staging: Staging,
-    folder: Path,
-    shards: list[tuple[str, list[TensorSpec]]],
-    metadata: Mapping[str, str],
-    made: Schedule,
-    reader: Reader,
-    filler: Filler,
-    progress: Progress | None,
-) -> None:
-    """Write shards one after another."""
-    total, done = sum(spec.nbytes for _, specs in shards for spec in specs), 0
-
-    def report(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        if progress is not None:
-            progress(min(done, total), total)
-
-    headers = [header_bytes(specs, metadata) for _, specs in shards]  # refused before byte one, if at all
-    shard_of = {spec.name: number for number, (_, specs) in enumerate(shards) for spec in specs}
-    current, writer = -1, None
-    with ExitStack() as last:
-
-        def writer_for(spec: TensorSpec | None) -> Writer:
-            nonlocal current, writer
-            wanted = len(shards) - 1 if spec is None else shard_of[spec.name]
-            while current < wanted:
-                if writer is not None:
-                    writer.flush()
-                    last.close()
-                current += 1
-                descriptor = last.enter_context(staging.file(folder / shards[current][0]))
-                writer = Writer(descriptor, reader.descriptor, report)
-                writer.write(headers[current])
-            assert writer is not None
-            return writer
-
-        writer_for(made.outputs[0] if made.outputs else None)
-        write_steps(made.steps, reader, filler, writer_for)
-        writer_for(None).flush()
-
-
-def _write_bin(staging: Staging, target: Path, tensors: dict[str, torch.Tensor]) -> None:
-    import torch
-
-    with staging.file(target) as descriptor, os.fdopen(os.dup(descriptor), "wb") as file:
-        try:
-            torch.save(tensors, file)
-        except RuntimeError as error:  # torch's writer of zip archives tells a full disk so
-            raise CheckpointError(
-                f"cannot be written: {str(error).splitlines()[0]}; nothing was changed", source=str(target)
-            ) from None
-
-
-def _state_dict(
-    task: Task, made: Schedule, reader: Reader, filler: Filler, residue: Residue | None
-) -> dict[str, torch.Tensor]:
-    tensors: dict[str, torch.Tensor] = {}
-    for step in made.steps:
-        tensors |= tensors_of(step, reader, filler)
-    tensors |= {second: tensors[first] for second, first in task.plan.right_ties if first in tensors}
+def _in_memory(work: Work, residue: Residue | None, states: FileStates) -> dict[str, torch.Tensor]:
+    """A state dict, and what has no home in it in a dict or a file."""
+    source, made = work.reader.checkpoint, work.made
+    check_ties(work.task.plan.left_ties, source)
+    tensors = state_dict_of(made.steps, work.task.plan, work.reader, work.filler)
+    rest = _rest(work, residue)
+    with Staging(overwrite=False) as staging:
+        if residue is not None and not isinstance(residue, Mapping):
+            check_targets([Path(residue)], _files_of(source), force=False)
+            with closing(Reader(source)) as reader:
+                write_residue(staging, Path(residue), made.homeless, reader, work.task.reads, work.task.stamp)
+        states.check()
+        staging.commit()
     if isinstance(residue, Mapping):
-        _state_dict_residue(made, reader, residue)
-    elif residue is not None:
-        check_targets([Path(residue)], _files_of(reader.checkpoint), force=False)
-        read = FileStates([reader.checkpoint])
-        with Staging(overwrite=False) as staging:
-            write_residue(staging, Path(residue), made.homeless, Reader(reader.checkpoint), task.reads, task.stamp)
-            read.check()
-            staging.commit()
+        residue.update(rest)
     return tensors
 
 
-def _state_dict_residue(made: Schedule, reader: Reader, residue: Any) -> None:
-    fresh = Reader(reader.checkpoint, reuse=False)
-    residue.update(pieces(made.homeless, fresh))
-
-
-def _in_place(source: Checkpoint, task: Task, made: Schedule) -> Conversion:
+def _in_place(work: Work, states: FileStates) -> Conversion:
+    source, made = work.reader.checkpoint, work.made
     files = _files_of(source)
     if len(files) != 1 or files[0].suffix != ".safetensors" or not files[0].is_file():
         raise ConvertError(f"{source.source}: --in-place needs one safetensors file on this machine; name OUT instead")
@@ -372,21 +258,22 @@ def _in_place(source: Checkpoint, task: Task, made: Schedule) -> Conversion:
     if lost := [name for name in source if name not in names]:
         raise ConvertError(f"{files[0]}: {lost[0]} would be left out, and --in-place keeps all data; name OUT")
     order = sorted(source, key=lambda name: (source.locate(name).offset, source[name].nbytes))
-    metadata = _metadata(source, task)
     specs = [TensorSpec(names[name], source[name].shape, source[name].dtype) for name in order]
-    replace_header(files[0], header_bytes(specs, metadata, blanks=0))
-    return _summary((str(files[0]),), task, made, None)
+    leftovers = replace_header(
+        files[0], header_bytes(specs, metadata_of(work, work.task.stamp), blanks=0), states.check
+    )
+    return replace(_summary((str(files[0]),), work, None), leftovers=leftovers)
 
 
-def _summary(files: tuple[str, ...], task: Task, made: Schedule, residue: Residue | None) -> Conversion:
-    outputs = made.outputs
+def _summary(files: tuple[str, ...], work: Work, residue: Residue | None) -> Conversion:
+    made, outputs = work.made, work.made.outputs
     return Conversion(
         files,
         len(outputs),
         sum(spec.nbytes for spec in outputs),
         made.left_out,
         made.missing,
-        task.plan.right_ties,
+        work.task.plan.right_ties,
         tuple((old, new, count) for (old, new), count in made.casts.items()),
         None if residue is None or isinstance(residue, Mapping) else os.fspath(residue),
     )

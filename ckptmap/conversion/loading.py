@@ -64,7 +64,7 @@ def load_into(
         )
         plan = task.plan
         _check_fit(plan.right, own, alike)
-        kept = open_residue(residue, task.writes)
+        kept = open_residue(residue, task.writes, checkpoint)
         check_ties(plan.left_ties, checkpoint)
         whole = {
             name

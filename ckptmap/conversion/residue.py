@@ -6,6 +6,8 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -13,8 +15,8 @@ from ckptmap.checkpoint import Checkpoint, open_checkpoint
 from ckptmap.conversion.blocks import as_integers, narrowed, ordered, place
 from ckptmap.conversion.reading import Reader, buffer_of
 from ckptmap.conversion.schedule import key_of
-from ckptmap.errors import ConvertError
-from ckptmap.files import Staging
+from ckptmap.errors import CheckpointError, ConvertError
+from ckptmap.files import Staging, leftovers_of, sync_folder
 from ckptmap.printable import lines_of
 from ckptmap.rules.plan import Equation, Piece, Plan, Sizes
 from ckptmap.spec import TensorSpec
@@ -26,15 +28,23 @@ if TYPE_CHECKING:
 Residue: TypeAlias = "str | os.PathLike[str] | MutableMapping[str, torch.Tensor]"
 """A file, or a dict for one process; empty or not there yet, it is written, else it is read."""
 
-SIDE, SHAPES = "ckptmap.residue", "ckptmap.shapes"
+SIDE, SHAPES, DIGEST = "ckptmap.residue", "ckptmap.shapes", "ckptmap.digest"
+"""In the header of a residue: the side it is of, shapes of that side's tensors, a digest of what it holds."""
+RESIDUE = "ckptmap.residue_digest"
+"""In the header of what a residue was written with: its digest."""
 _PART = re.compile(r"\[\d+:\d+:\d+\]$")  # as key_of writes it
 
 
-def open_residue(residue: Residue | None, writes: str) -> Checkpoint | None:
+def open_residue(residue: Residue | None, writes: str, source: Checkpoint) -> Checkpoint | None:
     """The residue to read, if there is one of the side that is written.
 
+    Args:
+        residue: A file or a dict.
+        writes: The side.
+        source: What it is put together with again.
+
     Raises:
-        ConvertError: The file is no residue.
+        ConvertError: The file is no residue, or that of another conversion.
         CheckpointError: It cannot be read.
     """
     if residue is None or (isinstance(residue, Mapping) and not residue):
@@ -43,10 +53,45 @@ def open_residue(residue: Residue | None, writes: str) -> Checkpoint | None:
         return open_checkpoint(residue)
     if not os.path.lexists(residue):
         return None
+    opened = _opened(residue)
+    wanted, found = source.metadata.get(RESIDUE), opened.metadata.get(DIGEST)
+    if opened.metadata[SIDE] == writes and wanted and found and wanted != found:
+        if not _put_in_place(Path(residue), wanted):
+            raise ConvertError(
+                f"{residue}: is not the residue that was written with {source.source}, but that of another conversion; "
+                "name the right one"
+            )
+        opened = _opened(residue)
+    return opened if opened.metadata[SIDE] == writes else None
+
+
+def _opened(residue: str | os.PathLike[str]) -> Checkpoint:
     opened = open_checkpoint(residue)
     if opened.metadata.get(SIDE) not in ("left", "right"):
         raise ConvertError(f"{residue}: is not a residue that ckptmap wrote; name another file")
-    return opened if opened.metadata[SIDE] == writes else None
+    return opened
+
+
+def _put_in_place(residue: Path, wanted: str) -> bool:
+    """End what a run that was killed between its last two renames began: its residue is whole, and lies beside."""
+    for path in leftovers_of(residue):
+        with suppress(CheckpointError), open_checkpoint(path) as left:
+            if left.metadata.get(DIGEST) == wanted == _digest(left):
+                os.replace(path, residue)
+                sync_folder(residue.parent)
+                return True
+    return False
+
+
+def _digest(residue: Checkpoint) -> str:
+    digest = sha256(_named(list(residue.values())))
+    for name in residue:
+        digest.update(residue.read(name))
+    return digest.hexdigest()
+
+
+def _named(specs: list[TensorSpec]) -> bytes:
+    return json.dumps([[spec.name, spec.dtype, spec.shape] for spec in specs]).encode()
 
 
 def shapes_in(residue: Checkpoint | None) -> dict[str, Sizes]:
@@ -80,6 +125,15 @@ def _part_shape(piece: Piece) -> Sizes:
     return tuple(lengths.get(axis, size) for axis, size in enumerate(piece.view))
 
 
+def residue_specs(homeless: tuple[tuple[Equation, Piece], ...], checkpoint: Checkpoint) -> list[TensorSpec]:
+    """The tensors of a residue."""
+    specs = []
+    for _, piece in homeless:
+        spec = checkpoint[piece.name]
+        specs.append(TensorSpec(key_of(piece), _part_shape(piece) if piece.narrow else spec.shape, spec.dtype))
+    return specs
+
+
 def write_residue(
     staging: Staging,
     path: Path,
@@ -87,26 +141,27 @@ def write_residue(
     reader: Reader,
     side: str,
     stamp: Mapping[str, str],
-) -> None:
-    """Write the blocks that have no home into a file, one in memory at a time."""
-    specs = []
+) -> str:
+    """Write the blocks that have no home into a file, one in memory at a time; the digest of what it holds."""
+    specs = residue_specs(homeless, reader.checkpoint)
     shapes = {name: spec.shape for name, spec in reader.checkpoint.items()}
-    for _, piece in homeless:
-        spec = reader.checkpoint[piece.name]
-        shape = _part_shape(piece) if piece.narrow else spec.shape
-        specs.append(TensorSpec(key_of(piece), shape, spec.dtype))
-    metadata = {"format": "pt", **stamp, SIDE: side, SHAPES: json.dumps(shapes)}
+    digest = sha256(_named(specs))
+    later = "0" * len(digest.hexdigest())
+    header = header_bytes(specs, {"format": "pt", **stamp, SIDE: side, DIGEST: later, SHAPES: json.dumps(shapes)})
     with staging.file(path) as descriptor:
         writer = Writer(descriptor, reader.descriptor)
-        writer.write(header_bytes(specs, metadata))
+        writer.write(header)
         for (_, piece), spec in zip(homeless, specs, strict=True):
             if piece.narrow:
                 ((_, tensor),) = pieces(((_, piece),), reader)
-                writer.write(buffer_of(tensor))
+                data: bytes | memoryview = buffer_of(tensor)
             else:
                 data = reader.checkpoint.read(piece.name)
                 assert len(data) == spec.nbytes
-                writer.write(data)
+            digest.update(data)
+            writer.write(data)
+        os.pwrite(descriptor, digest.hexdigest().encode(), header.index(later.encode()))
+    return digest.hexdigest()
 
 
 class Filler:

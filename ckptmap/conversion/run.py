@@ -9,7 +9,7 @@ from ckptmap.conversion.blocks import move
 from ckptmap.conversion.reading import Arena, Range, Reader, buffer_of
 from ckptmap.conversion.residue import Filler
 from ckptmap.conversion.schedule import Step
-from ckptmap.rules.plan import Piece
+from ckptmap.rules.plan import Piece, Plan
 from ckptmap.spec import TORCH_NAMES, TensorSpec
 from ckptmap.writing.safetensors import Writer
 
@@ -28,6 +28,14 @@ def tensors_of(step: Step, reader: Reader, filler: Filler) -> dict[str, torch.Te
     targets = {spec.name: torch.empty(spec.shape, dtype=getattr(torch, TORCH_NAMES[spec.dtype])) for spec in _all(step)}
     _move(step, reader, filler, targets)
     return targets
+
+
+def state_dict_of(steps: tuple[Step, ...], plan: Plan, reader: Reader, filler: Filler) -> dict[str, torch.Tensor]:
+    """The tensors of all steps, second names too."""
+    tensors: dict[str, torch.Tensor] = {}
+    for step in steps:
+        tensors |= tensors_of(step, reader, filler)
+    return tensors | {second: tensors[first] for second, first in plan.right_ties if first in tensors}
 
 
 def write_steps(

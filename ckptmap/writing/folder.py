@@ -10,10 +10,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ckptmap.checkpoint import read_config
+from ckptmap.checkpoint import open_checkpoint, read_config
 from ckptmap.errors import CheckpointError, ConvertError
 from ckptmap.files import trouble
-from ckptmap.formats.sharded import lies_within
+from ckptmap.formats.sharded import is_index, lies_within
+from ckptmap.renames import Identity, identity
 from ckptmap.sources import locate_store
 from ckptmap.spec import TensorSpec
 
@@ -106,29 +107,59 @@ def free_names(folder: Path, shards: list[tuple[str, list[TensorSpec]]]) -> list
     return [(name.replace("model-", f"model-{tag}-", 1), specs) for name, specs in shards]
 
 
-def replaced_by(folder: Path, names: Collection[str]) -> list[Path]:
-    """What of an old checkpoint in a folder must go once another has come, the least likely to be missed first.
+def old_shards(folder: Path, names: Collection[str]) -> dict[Path, Identity | None]:
+    """Shards of an old checkpoint in a folder, which go once another has come, and which files they are now.
 
     Args:
         folder: The folder.
-        names: Files of the new one. Only what readers would take before it, and shards of an index that goes, is named;
-            all else in the folder is somebody's own.
+        names: Files of the new one. Only shards that the old index names and that have names as we and transformers
+            give them are meant; all else in the folder is somebody's own.
     """
-    index = folder / INDEX
-    gone = [] if INDEX in names else [index]
-    if SINGLE not in names:
-        gone.append(folder / SINGLE)
-    shards: list[Path] = []
-    with suppress(OSError, ValueError, AttributeError):
-        files = set(json.loads(index.read_bytes())["weight_map"].values())
-        shards = [folder / file for file in sorted(map(str, files)) if _SHARD.fullmatch(file) and file not in names]
-    return [path for path in (*gone, *shards) if path.is_file() and not path.is_symlink()]
+    files: set[str] = set()
+    with suppress(OSError, ValueError, AttributeError, KeyError, TypeError):
+        files = set(map(str, json.loads((folder / INDEX).read_bytes())["weight_map"].values()))
+    paths = [folder / file for file in sorted(files) if _SHARD.fullmatch(file) and file not in names]
+    return {path: identity(path) for path in paths if path.is_file() or path.is_symlink()}
+
+
+def stray_shards(folder: Path, but: Collection[str]) -> dict[Path, Identity | None]:
+    """Shards with our stamp that no index names, as a run that was killed while it renamed leaves them."""
+    if not folder.is_dir():
+        return {}
+    names = [entry.name for entry in folder.iterdir()]
+    found = [name for name in names if is_shard(name) and name not in but]
+    if found:
+        for index in filter(is_index, names):
+            with suppress(OSError):
+                text = (folder / index).read_text(errors="replace")
+                found = [name for name in found if name not in text]
+    return {folder / name: identity(folder / name) for name in sorted(found) if _has_our_stamp(folder / name)}
+
+
+def _has_our_stamp(path: Path) -> bool:
+    with suppress(CheckpointError), open_checkpoint(path) as shard:
+        return path.is_file() and not path.is_symlink() and any(key.startswith("ckptmap.") for key in shard.metadata)
+    return False
+
+
+def gone_with(folder: Path, names: Collection[str]) -> list[Path]:
+    """The single file that readers would take before the new index, or the old index beside a new single file."""
+    places = [folder / name for name in (SINGLE, INDEX) if name not in names]
+    return [path for path in places if path.is_file() or path.is_symlink()]
+
+
+def differs(path: Path, data: bytes) -> bool:
+    """Whether a small file does not hold just this data already."""
+    try:
+        return not path.is_file() or path.stat().st_size != len(data) or path.read_bytes() != data
+    except OSError:
+        return True
 
 
 @contextmanager
 def made_folder(folder: Path) -> Iterator[None]:
     """A folder that is there, with those above it; made here and still empty at an error, they go again."""
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    missing = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
     with trouble(folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -149,4 +180,5 @@ def is_taken(folder: Path, names: Sequence[str]) -> list[str]:
     """Which of these, or of any weights, a folder holds."""
     if not folder.is_dir():
         return []
-    return sorted(entry.name for entry in folder.iterdir() if entry.name in names or _WEIGHTS.fullmatch(entry.name))
+    there = (entry.name for entry in folder.iterdir())
+    return sorted(name for name in there if name in names or _WEIGHTS.fullmatch(name) or is_shard(name))

@@ -11,15 +11,16 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ckptmap.errors import CheckpointError, ConvertError
-from ckptmap.files import sync_folder, trouble, write_all, write_text
+from ckptmap.files import Staging, remove_leftovers, sync_folder, trouble, write_all, write_text
 from ckptmap.formats.safetensors import UNDO_SUFFIX
 
 MAGIC = b"ckptmap undo 1\n"
+PROBE = "ckptmap.probe"
 INSERT_RANGE, COLLAPSE_RANGE = 0x20, 0x08
 """Modes of fallocate(2). Source: linux/falloc.h."""
 
@@ -29,12 +30,16 @@ def journal_of(file: Path) -> Path:
     return file.with_name(file.name + UNDO_SUFFIX)
 
 
-def replace_header(file: Path, header: bytes) -> None:
+def replace_header(file: Path, header: bytes, still_the_same: Callable[[], None]) -> tuple[str, ...]:
     """Put another header in front of the same data.
 
     Args:
         file: A safetensors file.
         header: The new header without blanks, its length before it.
+        still_the_same: Raises if the file is not the one that the header was made for; asked when it is locked.
+
+    Returns:
+        Temporary files that runs cut short had left, and that were removed.
 
     Raises:
         ConvertError: It does not fit and the filesystem cannot grow the front of a file.
@@ -42,6 +47,8 @@ def replace_header(file: Path, header: bytes) -> None:
     """
     _not_shared(file)
     with trouble(file), _locked(file) as descriptor:
+        still_the_same()
+        leftovers = remove_leftovers(file.parent, {journal_of(file).name, PROBE})
         before = os.fstat(descriptor)
         old_length = 8 + int.from_bytes(os.pread(descriptor, 8, 0), "little")
         old = _pread(descriptor, old_length)
@@ -62,6 +69,7 @@ def replace_header(file: Path, header: bytes) -> None:
         os.fsync(descriptor)
         journal_of(file).unlink()
         sync_folder(file.parent)
+    return leftovers
 
 
 def _not_shared(file: Path) -> None:
@@ -158,18 +166,13 @@ def _pwrite(descriptor: int, data: bytes) -> None:
 
 def _can_insert(file: Path, block: int) -> bool:
     """Whether the filesystem grows the front of a file, asked of a small file beside it."""
-    probe = file.with_name(f".{file.name[:180]}.{os.getpid()}.tmp")
-    descriptor = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        write_all(descriptor, memoryview(bytes(2 * block)))
-        _fallocate(descriptor, INSERT_RANGE, block)
-    except OSError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(descriptor)
-        probe.unlink()
+    with Staging(overwrite=False) as never_committed, never_committed.file(file.with_name(PROBE)) as descriptor:
+        try:
+            write_all(descriptor, memoryview(bytes(2 * block)))
+            _fallocate(descriptor, INSERT_RANGE, block)
+        except OSError:
+            return False
+    return True
 
 
 def _fallocate(descriptor: int, mode: int, length: int) -> None:

@@ -15,6 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     "errors",
     "printable",
+    "renames",
     "files",
     "printing",
     "stages",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ckptmap.remapping import Remap as Remap
     from ckptmap.remapping import remap as remap
     from ckptmap.rules.rules import Rules as Rules
+    from ckptmap.safety import scan as scan
     from ckptmap.values.digest import digest as digest
     from ckptmap.values.examine import examine as examine
     from ckptmap.verifying import verify as verify
@@ -49,6 +50,7 @@ _LATE = {
     "Remap": "ckptmap.remapping",
     "remap": "ckptmap.remapping",
     "Rules": "ckptmap.rules.rules",
+    "scan": "ckptmap.safety",
     "digest": "ckptmap.values.digest",
     "examine": "ckptmap.values.examine",
     "verify": "ckptmap.verifying",

@@ -54,6 +54,7 @@ class Checkpoint(Mapping[str, TensorSpec]):
         metadata: Free text that the files carry.
         ties: Groups of names that are one stored tensor.
         warnings: What a person should know of how it was read.
+        findings: What loading its pickles with pickle itself would do, the worst first.
         unfiltered: How many tensors there were before `include` and `exclude`.
         left_out: How many tensors could not be read (sparse, quantized, …) and so are not in the mapping.
         part: Which part of a pickle was taken, as dotted keys; None for all of it.
@@ -91,7 +92,9 @@ class Checkpoint(Mapping[str, TensorSpec]):
         self.ties = tuple(
             kept for group in contents.ties if len(kept := tuple(name for name in group if name in self._tensors)) > 1
         )
-        self.warnings = (*warnings, *contents.warnings, *_wrapper_warnings(self._tensors))
+        # A danger comes first, whatever else there is to say.
+        self.warnings = (*contents.warnings, *warnings, *_wrapper_warnings(self._tensors))
+        self.findings = contents.findings
 
     def __getitem__(self, name: str) -> TensorSpec:
         return self._tensors[name]

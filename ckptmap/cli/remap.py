@@ -87,10 +87,14 @@ def given_sides(args: argparse.Namespace) -> tuple[Operand, Operand]:
     """Both operands, built."""
     from ckptmap.infer.operands import operand
 
-    return (
+    sides = (
         operand(args.left, "left", _arguments(args.left_arg), memory_names=args.memory_names),
         operand(args.right, "right", _arguments(args.right_arg), memory_names=args.memory_names),
     )
+    for side in sides:
+        if side.danger is not None:
+            warn(f"ckptmap: {side.label}: {side.danger}")
+    return sides
 
 
 def given_inputs(args: argparse.Namespace) -> tuple[Inputs, Inputs] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from ckptmap.formats.findings import Finding
 from ckptmap.spec import TensorSpec
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -37,6 +38,7 @@ class Contents:
         warnings: What a person should know of how it was read: which part was taken, what was left out.
         left_out: Names of tensors that could not be read; entries that are no tensors are not among them.
         part: Which part of a pickle was taken, as dotted keys; None for all of it.
+        findings: What loading its pickles with pickle itself would do; of safetensors there is nothing.
     """
 
     tensors: Mapping[str, TensorSpec]
@@ -47,3 +49,4 @@ class Contents:
     warnings: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     part: str | None = None
+    findings: tuple[Finding, ...] = ()

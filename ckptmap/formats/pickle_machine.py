@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 from ckptmap.formats.pickled import SET, Builder, Global, LongString, Made, dict_key
 
@@ -27,6 +28,22 @@ Known = Mapping[tuple[str, str], object]
 """Allowed globals by exact (module, name): a Builder, or an inert value to put in its place."""
 
 
+MAX_ALIKE = 20
+"""Calls of one function that are kept: more are more of the same, and none of another is lost."""
+
+
+How = Literal["call", "new", "handed", "extension"]
+"""A call; `cls.__new__` alone, which no function has; a function given to one that is known; an extension."""
+
+
+class Foreign(NamedTuple):
+    """A call of what is not known here, which a real unpickler would make."""
+
+    how: How
+    target: object
+    args: object
+
+
 class CutOffError(Exception):
     """Fewer bytes are left than an opcode needs."""
 
@@ -44,6 +61,8 @@ class Machine:
         self.memo: list[object] = []
         self.sparse_memo: dict[int, object] = {}
         self.globals: dict[tuple[str, str], object] = {}
+        self.foreign: list[Foreign] = []
+        self.alike: dict[object, int] = {}
         self.items = self.containers = self.calls = self.wide_characters = 0
 
     def run(self, handlers: Sequence[Callable[[Machine], None]]) -> object:
@@ -123,7 +142,7 @@ class Machine:
             raise CutOffError
         self.position += length
 
-    def line(self) -> str:
+    def line(self, encoding: str = "utf-8") -> str:
         end = self.data.find(b"\n", self.position, self.position + MAX_LINE)
         if end < 0:
             if len(self.data) - self.position < MAX_LINE:
@@ -131,7 +150,7 @@ class Machine:
             raise ValueError(f"a line is longer than {MAX_LINE} bytes")
         taken = self.data[self.position : end]
         self.position = end + 1
-        return taken.decode("utf-8")
+        return taken.decode(encoding)
 
     def text(self, length: int) -> None:
         if length > MAX_KEPT_STRING:
@@ -217,19 +236,29 @@ class Machine:
             self.globals[module, name] = found
         return found
 
-    def call(self, kind: object, args: object) -> object:
+    def call(self, kind: object, args: object, how: How = "call") -> object:
         self.calls += 1
         if self.calls > MAX_CALLS:
             raise ValueError(f"it makes more than {MAX_CALLS:,} objects")
         if type(kind) is Builder and type(args) is tuple:
             if args and type(args[0]) in (list, dict):
                 self.count_items(len(args[0]))  # a builder may copy it
+            if args and type(args[0]) is Global:  # a factory, or a function that a torch function calls
+                self.note("handed", kind.stands_for, args)
             made = kind.build(args)
             if type(made) is dict:
                 self.container()
             return made
         self.container()
-        return Made(kind.stands_for if type(kind) is Builder else kind, args)
+        kind = kind.stands_for if type(kind) is Builder else kind
+        self.note(how, kind, args)
+        return Made(kind, args)
+
+    def note(self, how: How, target: object, args: object) -> None:
+        kind = (how, target if type(target) is Global else type(target))
+        seen = self.alike[kind] = self.alike.get(kind, 0) + 1
+        if seen <= MAX_ALIKE:
+            self.foreign.append(Foreign(how, target, args))
 
     def set_items(self, target: object, flat: list[object]) -> None:
         if len(flat) % 2:
@@ -329,11 +358,17 @@ class Machine:
         args = self.stack.pop()
         self.stack[-1] = self.call(self.stack[-1], args)
 
+    def op_newobj(self) -> None:
+        args = self.stack.pop()
+        self.stack[-1] = self.call(self.stack[-1], args, "new")
+
     def op_newobj_ex(self) -> None:
         kwargs, args = self.stack.pop(), self.stack.pop()
         kind = self.stack.pop()
         self.container()
-        self.stack.append(Made(kind.stands_for if type(kind) is Builder else kind, (args, kwargs)))
+        kind = kind.stands_for if type(kind) is Builder else kind
+        self.note("new", kind, args if not kwargs else (args, kwargs))
+        self.stack.append(Made(kind, (args, kwargs)))
 
     def op_inst(self) -> None:
         module = self.line()
@@ -395,5 +430,8 @@ class Machine:
 
     def op_refused(self) -> None:
         opcode = self.data[self.position - 1]
+        if opcode in b"\x82\x83\x84":
+            width = 1 << (opcode - 0x82)
+            self.note("extension", None, int.from_bytes(self.data[self.position : self.position + width], "little"))
         known = "asks for a registered extension" if opcode in b"\x82\x83\x84" else "is unknown, or refused"
         raise ValueError(f"opcode 0x{opcode:02x} {known}")

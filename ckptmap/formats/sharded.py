@@ -165,4 +165,5 @@ def _join(shards: Mapping[str, Contents], weight_map: Mapping[str, str], source:
     ties = tuple(group for contents in shards.values() for group in contents.ties)
     left_out = tuple(name for contents in shards.values() for name in contents.left_out)
     part = next((contents.part for contents in shards.values()), None)
-    return Contents(in_order, files, locate, metadata, ties, tuple(warnings), left_out, part)
+    findings = tuple(dict.fromkeys(finding for contents in shards.values() for finding in contents.findings))
+    return Contents(in_order, files, locate, metadata, ties, tuple(warnings), left_out, part, findings)

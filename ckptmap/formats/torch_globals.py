@@ -127,3 +127,11 @@ def _known() -> dict[tuple[str, str], object]:
 
 
 KNOWN: Mapping[tuple[str, str], object] = _known()
+
+WITHOUT_TENSORS: Mapping[tuple[str, str], object] = {
+    pair: Builder(lambda args: None, known.stands_for)
+    if type(known) is Builder and pair[0].startswith("torch") and pair[1] != "Size"
+    else known
+    for pair, known in KNOWN.items()
+}
+"""The same for who looks at what is called and wants no tensor: storages may be missing."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ckptmap.errors import CheckpointError
 from ckptmap.formats.base import Contents
+from ckptmap.formats.safety import Watch, with_findings
 from ckptmap.formats.state_dict import find_state_dict
 from ckptmap.formats.torch_globals import KNOWN
 from ckptmap.formats.torch_tensors import Storage, StorageType, Tensor, listing, make_storage, make_tensor, natural
@@ -34,6 +35,14 @@ _MAX_TAR_MEMBERS = 1000
 Persistent = Callable[[object], object]
 
 
+class _Watched(WindowedFile):
+    """The file, and what gathers what its pickles would do."""
+
+    def __init__(self, store: Store, file: str, watch: Watch) -> None:
+        super().__init__(store, file, window=_WINDOW)
+        self.watch = watch
+
+
 def read_torch_legacy(store: Store, file: str, *, at: str | None = None) -> Contents:
     """Lists the tensors of a file that torch.save wrote before torch 1.6, or without its zip format.
 
@@ -45,8 +54,15 @@ def read_torch_legacy(store: Store, file: str, *, at: str | None = None) -> Cont
     Raises:
         CheckpointError: It is no such file, it is damaged, or it holds no state dict.
     """
+    watch = Watch()
+    with watch.telling():
+        contents = _read_legacy(store, file, at, watch)
+    return with_findings(contents, watch)
+
+
+def _read_legacy(store: Store, file: str, at: str | None, watch: Watch) -> Contents:
     source = f"{store.label}/{file}"
-    window = WindowedFile(store, file, window=_WINDOW)
+    window = _Watched(store, file, watch)
     position = _after_magic(window, source)
     system, position = _pickle_at(window, position, source)
     _check_byte_order(system, source)
@@ -80,7 +96,7 @@ def read_torch_legacy(store: Store, file: str, *, at: str | None = None) -> Cont
     return listing(chosen, file=file, source=source, start_of=start_of)
 
 
-def _after_magic(window: WindowedFile, source: str) -> int:
+def _after_magic(window: _Watched, source: str) -> int:
     """The byte after the magic number and the protocol version."""
     try:
         magic, position = _pickle_at(window, 0, source, reads=_PICKLE_READS[:1])
@@ -97,7 +113,7 @@ def _after_magic(window: WindowedFile, source: str) -> int:
 
 
 def _pickle_at(
-    window: WindowedFile,
+    window: _Watched,
     position: int,
     source: str,
     persistent: Callable[[], Persistent] = lambda: refuse_persistent_id,
@@ -107,7 +123,7 @@ def _pickle_at(
     for length in reads:
         data = window.read_at(position, length)
         try:
-            value, used = unpickle(data, known=KNOWN, persistent=persistent(), source=source)
+            value, used = unpickle(data, known=KNOWN, persistent=persistent(), source=source, watch=window.watch)
             return value, position + used
         except TruncatedPickleError:
             if len(data) < length:
@@ -187,8 +203,15 @@ def read_torch_tar(store: Store, file: str, *, at: str | None = None) -> Content
 
     Args and Raises are those of `read_torch_legacy`.
     """
+    watch = Watch()
+    with watch.telling():
+        contents = _read_tar(store, file, at, watch)
+    return with_findings(contents, watch)
+
+
+def _read_tar(store: Store, file: str, at: str | None, watch: Watch) -> Contents:
     source = f"{store.label}/{file}"
-    window = WindowedFile(store, file, window=_WINDOW)
+    window = _Watched(store, file, watch)
     parts = dict(_tar_members(window, source))
     missing = [name for name in ("storages", "tensors", "pickle") if name not in parts]
     if missing:
@@ -220,7 +243,7 @@ def read_torch_tar(store: Store, file: str, *, at: str | None = None) -> Content
 
 
 def _pickle_in(
-    window: WindowedFile,
+    window: _Watched,
     part: _Part,
     position: int,
     source: str,
@@ -233,7 +256,7 @@ def _pickle_in(
     return value, position
 
 
-def _tar_storages(window: WindowedFile, part: _Part, source: str) -> tuple[dict[str, Storage], dict[str, int]]:
+def _tar_storages(window: _Watched, part: _Part, source: str) -> tuple[dict[str, Storage], dict[str, int]]:
     """The storages by number, and where the bytes of each start. Source: torch 2.13, legacy_load."""
     count, position = _pickle_in(window, part, part.start, source)
     storages: dict[str, Storage] = {}
@@ -271,7 +294,7 @@ def _records(count: object) -> int:
     return count
 
 
-def _tar_tensors(window: WindowedFile, part: _Part, storages: dict[str, Storage], source: str) -> dict[str, Tensor]:
+def _tar_tensors(window: _Watched, part: _Part, storages: dict[str, Storage], source: str) -> dict[str, Tensor]:
     count, position = _pickle_in(window, part, part.start, source)
     tensors: dict[str, Tensor] = {}
     for _ in range(_records(count)):
@@ -291,7 +314,7 @@ def _tar_tensors(window: WindowedFile, part: _Part, storages: dict[str, Storage]
     return tensors
 
 
-def _tar_members(window: WindowedFile, source: str) -> Iterator[tuple[str, _Part]]:
+def _tar_members(window: _Watched, source: str) -> Iterator[tuple[str, _Part]]:
     """The members of a tar file, names and places only. Source: POSIX.1-2017, pax, ustar interchange format."""
     position = 0
     for _ in range(_MAX_TAR_MEMBERS):

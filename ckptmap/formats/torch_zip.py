@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ckptmap.errors import CheckpointError
 from ckptmap.formats.base import ZIP_MAGIC, Contents
+from ckptmap.formats.safety import Watch, with_findings
 from ckptmap.formats.state_dict import find_state_dict
 from ckptmap.formats.torch_globals import KNOWN
 from ckptmap.formats.torch_tensors import Storage, Tensor, listing, make_storage
@@ -59,6 +61,13 @@ def read_torch_zip(store: Store, file: str, *, at: str | None = None) -> Content
     Raises:
         CheckpointError: It is no such archive, it is damaged, or it holds no state dict.
     """
+    watch = Watch()
+    with watch.telling():
+        contents = _read(store, file, at, watch)
+    return with_findings(contents, watch)
+
+
+def _read(store: Store, file: str, at: str | None, watch: Watch) -> Contents:
     source = f"{store.label}/{file}"
     window = WindowedFile(store, file)
     members, directory_start = read_directory(window, source)
@@ -76,15 +85,23 @@ def read_torch_zip(store: Store, file: str, *, at: str | None = None) -> Content
         big_endian = order == b"big"
 
     storages: dict[str, Storage] = {}
-    tree, _ = unpickle(
-        data, known=KNOWN, persistent=lambda saved_id: _storage_of(saved_id, storages), source=f"{source}/data.pkl"
-    )
-    damaged = pickled.checksum not in (_NO_CHECKSUM, zlib.crc32(data))
-    del data
-    chosen = find_state_dict(tree, at=at, source=source)
+    tree, end = unpickle(
+        data, known=KNOWN, persistent=lambda saved_id: _storage_of(saved_id, storages), source=f"{source}/data.pkl",
+        watch=watch, where="data.pkl",
+    )  # fmt: skip
+    if pickled.checksum not in (_NO_CHECKSUM, zlib.crc32(data)):
+        raise CheckpointError(
+            "its checksum does not match: the file is damaged, or was edited by hand; download it again",
+            source=source, where=pickled.name,
+        )  # fmt: skip
     notes = []
-    if damaged:
-        notes.append("the checksum of data.pkl does not match: the file is damaged, or was edited by hand")
+    if end < len(data):
+        notes.append(f"{len(data) - end:,} bytes follow the pickle in data.pkl; torch reads the first pickle alone")
+        with suppress(CheckpointError):
+            unpickle(data[end:], known=KNOWN, source=source, watch=watch, where="data.pkl, behind its end")
+    del data
+    notes += _look_at_others(window, members, pickled, directory_start, source, watch)
+    chosen = find_state_dict(tree, at=at, source=source)
     if big_endian:
         notes.append("values are big-endian: names and shapes are read, values are not; save it on this machine first")
 
@@ -116,6 +133,20 @@ def read_torch_zip(store: Store, file: str, *, at: str | None = None) -> Content
         return starts[key]
 
     return listing(chosen, file=file, source=source, start_of=start_of, notes=notes)
+
+
+def _look_at_others(
+    window: WindowedFile, members: Mapping[str, Member], read: Member, directory_start: int, source: str, watch: Watch
+) -> Iterator[str]:
+    """What to say of pickles beside the one that torch.load reads; they are watched, too."""
+    for member in members.values():
+        if member is read or not member.name.endswith(".pkl") or member.size > MAX_PICKLE_BYTES:
+            continue
+        with suppress(CheckpointError):
+            data = read_member(window, member, directory_start, source)
+            unpickle(data, known=KNOWN, persistent=lambda saved_id: None, source=source, watch=watch, where=member.name)
+        if member.name.rpartition("/")[2] == "data.pkl":
+            yield f"it holds two pickles of this name, and torch reads {read.name}; {member.name} is not read"
 
 
 def _storage_of(saved_id: object, storages: dict[str, Storage]) -> Storage:

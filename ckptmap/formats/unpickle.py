@@ -7,8 +7,11 @@ from collections.abc import Callable, Mapping
 
 from ckptmap.errors import CheckpointError
 from ckptmap.formats.pickle_machine import CutOffError, Known, Machine
+from ckptmap.formats.safety import Watch
 
 MAX_PICKLE_BYTES = 64 * 1024 * 1024
+MOST_INSIDE = 4
+"""How deep pickles may stand in pickles; one deeper is called dangerous."""
 
 
 class TruncatedPickleError(CheckpointError):
@@ -26,8 +29,18 @@ def unpickle(
     known: Known,
     persistent: Callable[[object], object] = refuse_persistent_id,
     source: str,
+    watch: Watch | None = None,
+    where: str = "",
 ) -> tuple[object, int]:
     """The object pickled in `data`, made of inert records, and the byte after its end.
+
+    Args:
+        data: The pickle, and what may follow it.
+        known: What stands for globals that are allowed.
+        persistent: What stands for persistent ids.
+        source: The file, for messages.
+        watch: Gathers what loading it would do.
+        where: The pickle's name in the file, for the watch.
 
     Raises:
         TruncatedPickleError: The data ends before the pickle does.
@@ -35,11 +48,39 @@ def unpickle(
     """
     machine = Machine(data, known, persistent)
     try:
+        return _run(machine, source)
+    finally:
+        if watch is not None:
+            watch.saw(machine, where)
+            _look_inside(machine, watch, where)
+
+
+def _look_inside(machine: Machine, watch: Watch, where: str, depth: int = 0) -> None:
+    """Watch pickles that a pickle holds as bytes and torch would load: tensors that were pickled without torch.save.
+
+    Source: torch 2.13, torch/storage.py, `_load_from_bytes`, and `__reduce__`, which writes the old format.
+    """
+    for data in watch.inside(machine):
+        position = 0
+        while data[position : position + 1] == b"\x80" and depth < MOST_INSIDE:
+            inner = Machine(data[position:], machine.known, lambda saved_id: None)
+            try:
+                _run(inner, "")
+            except CheckpointError:
+                break
+            finally:
+                watch.saw(inner, where)
+                _look_inside(inner, watch, where, depth + 1)
+            position += inner.position
+
+
+def _run(machine: Machine, source: str) -> tuple[object, int]:
+    try:
         return machine.run(_HANDLERS), machine.position
     except CheckpointError as error:
         raise CheckpointError(error.problem, source=source, where=error.where) from None
     except (IndexError, struct.error) as error:
-        if machine.position >= len(data) or isinstance(error, struct.error):
+        if machine.position >= len(machine.data) or isinstance(error, struct.error):
             raise TruncatedPickleError("the pickle is cut off; download the file again", source=source) from None
         raise _broken(machine, source, "it takes more from its stack than there is") from None
     except CutOffError:
@@ -96,7 +137,7 @@ _OPCODES: Mapping[str, Callable[[Machine], None]] = {
     "\x96": lambda machine: machine.raw(machine.number(_U8)),
     "T": lambda machine: machine.old_string(machine.number(_I4)),
     "U": lambda machine: machine.old_string(machine.number(_U1)),
-    "V": lambda machine: machine.stack.append(machine.line()),
+    "V": lambda machine: machine.stack.append(machine.line("raw-unicode-escape")),
     "S": Machine.op_string_text,
     "I": Machine.op_int_text,
     "L": Machine.op_int_text,
@@ -109,7 +150,7 @@ _OPCODES: Mapping[str, Callable[[Machine], None]] = {
     "c": Machine.op_global,
     "\x93": Machine.op_stack_global,
     "R": Machine.op_reduce,
-    "\x81": Machine.op_reduce,
+    "\x81": Machine.op_newobj,
     "\x92": Machine.op_newobj_ex,
     "i": Machine.op_inst,
     "o": Machine.op_obj,

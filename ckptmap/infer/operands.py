@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ckptmap.checkpoint import open_checkpoint
 from ckptmap.conversion.reading import is_local
 from ckptmap.errors import ArchitectureError, PlanError
+from ckptmap.formats.findings import danger_sentence
 from ckptmap.spec import TensorSpec
 from ckptmap.stages import tell
 
@@ -47,6 +48,8 @@ class Operand:
     saved_as: bool = False
     stored: Any = None
     local: bool = False
+    danger: str | None = None
+    """What loading its file with pickle would run."""
 
     def is_buffer(self, name: str) -> bool:
         """Whether this tensor does not train."""
@@ -107,7 +110,8 @@ def operand(
         return Operand(side, shapes, stored=source if holds else None, local=holds)
     with open_checkpoint(source) as checkpoint:
         shapes = {name: spec.shape for name, spec in checkpoint.items()}
-        return Operand(os.fspath(source), shapes, stored=source, local=is_local(checkpoint))
+        danger = danger_sentence(checkpoint.findings)
+        return Operand(os.fspath(source), shapes, stored=source, local=is_local(checkpoint), danger=danger)
 
 
 def _of_module(module: Any, label: str) -> Operand:

@@ -26,6 +26,7 @@ FLOORS = (
     "formats",
     "sources",
     "checkpoint",
+    "safety",
     "heads",
     "rules",
     "writing",

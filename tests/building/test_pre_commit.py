@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import shlex
 from pathlib import Path
@@ -25,7 +26,7 @@ def run(hook: str, folder: Path) -> int:
 
 
 def test_each_hook_says_what_pre_commit_needs() -> None:
-    assert set(HOOKS) == {"ckptmap-fmt", "ckptmap-check"}
+    assert set(HOOKS) == {"ckptmap-fmt", "ckptmap-check", "ckptmap-safety"}
     for hook in HOOKS.values():
         assert {"id", "name", "description", "entry", "language", "files"} == set(hook)
 
@@ -42,3 +43,11 @@ def test_hooks_fix_and_refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "good.ckptmap" not in out
     (tmp_path / "guess.ckptmap").unlink()
     assert run("ckptmap-check", tmp_path) == 0
+
+
+def test_a_file_that_runs_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "good.bin").write_bytes(pickle.dumps({"lr": 0.1}, 2))
+    assert run("ckptmap-safety", tmp_path) == 0
+    (tmp_path / "bad.pt").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    assert run("ckptmap-safety", tmp_path) == 1
+    assert "os.system('true')" in capsys.readouterr().out

@@ -4,44 +4,28 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
 
-from ckptmap.formats.pickled import SET, Builder, Global, LongString, Made, dict_key
+from ckptmap.formats.pickle_limits import (
+    MAX_ALIKE,
+    MAX_CALLS,
+    MAX_CONTAINERS,
+    MAX_INTEGER_BYTES,
+    MAX_ITEMS,
+    MAX_KEPT_STRING,
+    MAX_LINE,
+    MAX_MARKS,
+    MAX_OPCODES,
+    MAX_SPARSE_MEMO,
+    MAX_STACK,
+    MAX_WIDE_CHARACTERS,
+)
+from ckptmap.formats.pickled import SET, Builder, Foreign, Global, How, LongString, Made, dict_key
 
-# A real checkpoint of 100 000 tensors takes 3.5 million opcodes, 1.2 million memo entries and 2 million items; a
-# hostile pickle that uses any of these limits up stays within about 200 MiB, its own bytes not counted.
-MAX_OPCODES = 12_000_000
-MAX_STACK = 1_000_000
-MAX_MARKS = 10_000
-MAX_ITEMS = 3_200_000
-MAX_CONTAINERS = 600_000
-MAX_CALLS = 1_000_000
-MAX_SPARSE_MEMO = 100_000
-MAX_KEPT_STRING = 64 * 1024
-MAX_WIDE_CHARACTERS = 16_000_000
-MAX_INTEGER_BYTES = 1024
-MAX_LINE = 4096
 _CHECK_EVERY = 1 << 14
 _U4 = struct.Struct("<I")
 
 Known = Mapping[tuple[str, str], object]
 """Allowed globals by exact (module, name): a Builder, or an inert value to put in its place."""
-
-
-MAX_ALIKE = 20
-"""Calls of one function that are kept: more are more of the same, and none of another is lost."""
-
-
-How = Literal["call", "new", "handed", "extension"]
-"""A call; `cls.__new__` alone, which no function has; a function given to one that is known; an extension."""
-
-
-class Foreign(NamedTuple):
-    """A call of what is not known here, which a real unpickler would make."""
-
-    how: How
-    target: object
-    args: object
 
 
 class CutOffError(Exception):

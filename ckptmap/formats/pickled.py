@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,18 @@ class Builder:
 
     build: Callable[[tuple[object, ...]], object]
     stands_for: Global
+
+
+How = Literal["call", "new", "handed", "extension"]
+"""A call; `cls.__new__` alone, which no function has; a function given to one that is known; an extension."""
+
+
+class Foreign(NamedTuple):
+    """A call of what is not known here, which a real unpickler would make."""
+
+    how: How
+    target: object
+    args: object
 
 
 SET = Global("builtins", "set")

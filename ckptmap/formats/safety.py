@@ -14,8 +14,8 @@ from dataclasses import replace
 from ckptmap.errors import CheckpointError
 from ckptmap.formats.base import Contents
 from ckptmap.formats.findings import Finding, Level, danger_sentence
-from ckptmap.formats.pickle_machine import Foreign, Machine
-from ckptmap.formats.pickled import Builder, Global, LongString, Made, OddKey
+from ckptmap.formats.pickle_machine import Machine
+from ckptmap.formats.pickled import Builder, Foreign, Global, LongString, Made, OddKey
 
 LOAD_FROM_BYTES = "torch.storage._load_from_bytes"
 MOST_SHOWN = 160

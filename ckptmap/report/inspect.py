@@ -16,6 +16,7 @@ from ckptmap.report.document import (
     tensors_text,
     totals_json,
 )
+from ckptmap.report.safety import findings_json
 
 SHOWN = 5
 
@@ -83,6 +84,7 @@ def inspect_json(checkpoint: Checkpoint) -> dict[str, Any]:
             for name, spec in checkpoint.items()
         ],
         "warnings": [*checkpoint.warnings, *([problem] if problem else [])],
+        "findings": findings_json(checkpoint.findings),
     }
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from ckptmap.formats.findings import Finding
 from ckptmap.report.document import Document, Section, Tone, count_text
 from ckptmap.safety import Safety
 
@@ -50,10 +52,13 @@ def safety_json(found: Safety) -> dict[str, Any]:
                 "file": scan.file,
                 "pickles": scan.pickles,
                 "problem": scan.problem,
-                "findings": [
-                    {"level": finding.level, "what": finding.what, "where": finding.where} for finding in scan.findings
-                ],
+                "findings": findings_json(scan.findings),
             }
             for scan in found.files
         ],
     }
+
+
+def findings_json(findings: Iterable[Finding]) -> list[dict[str, str]]:
+    """Findings as data."""
+    return [{"level": finding.level, "what": finding.what, "where": finding.where} for finding in findings]

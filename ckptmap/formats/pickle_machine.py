@@ -338,13 +338,9 @@ class Machine:
             raise ValueError("a global is named by something that is no text")
         self.stack.append(self.name(module, name))
 
-    def op_reduce(self) -> None:
+    def op_reduce(self, how: How = "call") -> None:
         args = self.stack.pop()
-        self.stack[-1] = self.call(self.stack[-1], args)
-
-    def op_newobj(self) -> None:
-        args = self.stack.pop()
-        self.stack[-1] = self.call(self.stack[-1], args, "new")
+        self.stack[-1] = self.call(self.stack[-1], args, how)
 
     def op_newobj_ex(self) -> None:
         kwargs, args = self.stack.pop(), self.stack.pop()

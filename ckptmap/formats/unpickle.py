@@ -150,7 +150,7 @@ _OPCODES: Mapping[str, Callable[[Machine], None]] = {
     "c": Machine.op_global,
     "\x93": Machine.op_stack_global,
     "R": Machine.op_reduce,
-    "\x81": Machine.op_newobj,
+    "\x81": lambda machine: machine.op_reduce("new"),
     "\x92": Machine.op_newobj_ex,
     "i": Machine.op_inst,
     "o": Machine.op_obj,

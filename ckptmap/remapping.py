@@ -11,6 +11,7 @@ from ckptmap.infer.compile import compile_rules, elements_of
 from ckptmap.infer.findings import Open, Unmatched
 from ckptmap.infer.operands import Operand, check_names, operand
 from ckptmap.infer.pins import PINNED
+from ckptmap.infer.proof import PARTS
 from ckptmap.rules.plan import bind, collector_paused
 from ckptmap.rules.rules import LANGUAGE, Rules
 
@@ -174,13 +175,13 @@ def _are_compared(sides: tuple[Operand, Operand], values: bool | None) -> bool:
 def _by_modules(
     sides: tuple[Operand, Operand], pinned: Elements, inputs: tuple[Inputs, Inputs] | None, verify: bool
 ) -> Remap:
+    from ckptmap.align.prove.check import Model, prove
     from ckptmap.infer.by_modules import PROBED, by_modules, learnt_elsewhere
     from ckptmap.infer.guessed_inputs import guessed_calls
     from ckptmap.infer.homeless import with_homeless
     from ckptmap.infer.inputs import call_with
     from ckptmap.infer.on_disk import as_saved
     from ckptmap.infer.probe_runs import Subject
-    from ckptmap.infer.proof import prove
     from ckptmap.infer.proposals import NAMED, confirmed_names
     from ckptmap.infer.siblings import straightened
 
@@ -192,13 +193,12 @@ def _by_modules(
     else:
         calls = call_with(inputs[0]), call_with(inputs[1])
     problem: ArchitectureError | None = None
-    compared: tuple[tuple[str, str], ...] = ()
     found: Elements = {}
     try:
         seen = by_modules(left.module, right.module, *calls, labels=labels)
         found = _without_ties(seen.found.elements, sides)
         _check_alike(seen, found, labels)
-        learnt, silent, compared = seen.learnt, seen.silent, seen.compared
+        learnt, silent = seen.learnt, seen.silent
         evidence = {name: seen.found.evidence.get(name, PROBED) for name in found}
     except ArchitectureError as error:
         problem, found, evidence = error, {}, {}
@@ -210,29 +210,38 @@ def _by_modules(
         Subject(left.module, calls[0], left.label, learnt=learnt[0]),
         Subject(right.module, calls[1], right.label, learnt=learnt[1]),
     )
-    named, agreed = confirmed_names(sides, models, found)
+    named, _ = confirmed_names(sides, models, found)
     if named:
         found |= named
         evidence |= dict.fromkeys(named, NAMED)
-        compared = agreed
     elif problem is not None:
         raise problem
     answer = _answer(sides, found, evidence, silent)
-    proof = prove(answer.rules, *models, compared) if verify else None
+    proven = [
+        Model(side.module, call, side.label, names)
+        for side, call, names in zip(sides, calls, learnt, strict=True)
+        if side.module is not None
+    ]
+    proof = prove(answer.rules, _said(answer), proven[0], proven[1]) if verify else None
     if len(answer.evidence) < len(found) and verify:
         straight = straightened(found, left.shapes)
         better = _answer(sides, straight, evidence, silent)
         if len(better.evidence) > len(answer.evidence):
-            again = prove(better.rules, *models, compared)
+            again = prove(better.rules, _said(better), proven[0], proven[1])
             if again.passed:
                 found, answer, proof = straight, better, again
-    if proof is not None and not proof.passed:
+    if proof is not None and proof.outcome == PARTS:
         return _disproven(answer, proof, sides)
     saved, carried, reasons = as_saved(sides, found, evidence)
     if saved != sides:
         answer = _answer(saved, carried, reasons, silent)
     rules = with_homeless(answer.rules, saved[0].shapes, saved[1].shapes, answer.left_only, answer.right_only)
     return replace(answer, rules=rules, verification=proof)
+
+
+def _said(answer: Remap) -> Elements:
+    """Which element of the left stands where on the right, by the rules and nothing else."""
+    return elements_of(bind(answer.rules, answer.left, answer.right, partial=True), answer.left, answer.right)
 
 
 def _disproven(answer: Remap, proof: Verification, sides: tuple[Operand, Operand]) -> Remap:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ckptmap.errors import ArchitectureError, PlanError
@@ -17,7 +17,6 @@ from ckptmap.rules.rules import NOWHERE, Rules, read_text
 if TYPE_CHECKING:
     from ckptmap.infer.findings import Elements
     from ckptmap.infer.inputs import Inputs
-    from ckptmap.infer.probe_runs import Subject
     from ckptmap.infer.proof import Verification
     from ckptmap.remapping import Side
     from ckptmap.rules.plan import Plan
@@ -36,7 +35,7 @@ def verify(
 ) -> Verification:
     """Convert weights by rules, run both models on them, compare their outputs, and convert the weights back.
 
-    Tensors without a rule are filled alike on both sides.
+    Every element of both sides gets a value of its own, those without a rule included; all outputs are compared.
 
     Args:
         rules: A rule file, or the path of one.
@@ -52,11 +51,10 @@ def verify(
         PlanError: The rules do not fit the two.
         RuleError: The file is no rule file.
     """
-    from ckptmap.infer.agreement import agreement
+    from ckptmap.align.prove.check import Model, prove
+    from ckptmap.infer.by_modules import learnt_elsewhere
     from ckptmap.infer.guessed_inputs import guessed_calls
     from ckptmap.infer.inputs import call_with
-    from ckptmap.infer.probe_runs import Subject
-    from ckptmap.infer.proof import prove
     from ckptmap.infer.running import one_thread
 
     file = rules if isinstance(rules, Rules) else Rules.parse(read_text(rules), os.fspath(rules))
@@ -72,16 +70,21 @@ def verify(
     found = _elements(file, sides, sizes or {})
     labels = sides[0].label, sides[1].label
     calls = guessed_calls(ours, theirs, labels) if inputs is None else (call_with(inputs[0]), call_with(inputs[1]))
+    models = [
+        Model(side.module, call, side.label, names)
+        for side, call, names in zip(sides, calls, learnt_elsewhere(ours, theirs), strict=True)
+        if side.module is not None
+    ]
     with one_thread():
-        subjects = Subject(ours, calls[0], labels[0]), Subject(theirs, calls[1], labels[1])
-        made = compile_rules(found, sides[0].shapes, sides[1].shapes).rules
-        compared: Sequence[tuple[str, str]] = agreement(*subjects, _filled(found, sides[1], subjects[1]))
-        compared = compared or _output_pairs(found, sides[1], subjects)
-        return prove(made, *subjects, compared, values=values)
+        whole = {name: array for name, array in found.items() if (array >= 0).all()}
+        made = compile_rules(whole, sides[0].shapes, sides[1].shapes).rules
+        weights = ours.state_dict() if values else None
+        return prove(made, found, models[0], models[1], values=weights)
 
 
 def _elements(rules: Rules, sides: tuple[Operand, Operand], sizes: Mapping[str, int]) -> Elements:
     """Which element of the left model stands where in the right one, by rules for their names or their checkpoints'."""
+    from ckptmap.align.prove.fills import ZERO
     from ckptmap.infer.on_disk import on_disk
 
     saved = [on_disk(side) if side.saved_as else None for side in sides]
@@ -96,12 +99,12 @@ def _elements(rules: Rules, sides: tuple[Operand, Operand], sizes: Mapping[str, 
             because = tuple(text for text in error.problems if re.search(rf":{line}:|^line {line}:", text))
             raise PlanError(because or (problem,)) from None
         raise PlanError((problem,))
-    found = elements_of(plan, shapes[0], shapes[1])
+    found = elements_of(plan, shapes[0], shapes[1], zero=ZERO)
     if saved[0] is not None:
         found = saved[0].in_memory_left(found)
     if saved[1] is not None:
         found = saved[1].in_memory_right(found, sides[1])
-    return {name: array for name, array in found.items() if (array >= 0).all()}
+    return found
 
 
 def _config(sides: tuple[Operand, Operand]) -> Mapping[str, Any]:
@@ -123,26 +126,3 @@ def _misfit(rules: Rules, plan: Plan) -> tuple[int, str] | None:
                 what = f"does not fit {lost[0]}; `ckptmap check F A B` tells why, for two checkpoints"
                 return rule.line, f"line {rule.line}: {what}"
     return None
-
-
-def _filled(found: Elements, right: Operand, subject: Subject) -> Elements:
-    """The map for all tensors that train, -1 where no rule gives them."""
-    import numpy
-
-    filled = {}
-    for name in subject.parameters:
-        array = found.get(name, found.get(right.ties.get(name, name)))
-        filled[name] = numpy.full(right.shapes[name], -1, dtype=numpy.int64) if array is None else array
-    return filled
-
-
-def _output_pairs(found: Elements, right: Operand, subjects: tuple[Subject, Subject]) -> list[tuple[str, str]]:
-    """No output agrees: the outputs of equal size, in order, so that it can be said by how much they differ."""
-    from ckptmap.infer.agreement import alike_values
-
-    ours, theirs = alike_values(*subjects, _filled(found, right, subjects[1]))
-    outputs = [
-        [one for one in subject.run(values).activations if one.output]
-        for subject, values in zip(subjects, (ours, theirs), strict=True)
-    ]
-    return [(a.place, b.place) for a, b in zip(*outputs, strict=False) if a.tensor.numel() == b.tensor.numel()]

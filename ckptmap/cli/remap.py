@@ -236,11 +236,14 @@ def _document(answer: Remap) -> dict[str, Any]:
         "verification": None
         if proof is None
         else {
+            "outcome": proof.outcome,
             "passed": proof.passed,
             "difference": proof.difference,
             "bits": proof.bits,
             "compared": proof.compared,
             "values": proof.values,
             "casts": proof.casts,
+            "unreached": proof.unreached,
+            "lacking": proof.lacking,
         },
     }

@@ -55,10 +55,13 @@ def run(args: argparse.Namespace) -> int:
 def document(proof: Verification) -> dict[str, object]:
     """The same for programs."""
     return {
+        "outcome": proof.outcome,
         "passed": proof.passed,
         "difference": proof.difference,
         "bits": proof.bits,
         "compared": proof.compared,
         "until": proof.until,
         "apart": proof.apart,
+        "unreached": proof.unreached,
+        "lacking": proof.lacking,
     }

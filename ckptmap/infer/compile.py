@@ -306,8 +306,15 @@ def _says(rules: Rules, left: Mapping[str, Sizes], right: Mapping[str, Sizes], w
     return all((made[name] == wanted[name]).all() for name in wanted)
 
 
-def elements_of(plan: Plan, left: Mapping[str, Sizes], right: Mapping[str, Sizes]) -> Elements:
-    """For each right tensor of a plan, the left elements that stand there."""
+def elements_of(plan: Plan, left: Mapping[str, Sizes], right: Mapping[str, Sizes], *, zero: int = -1) -> Elements:
+    """For each right tensor of a plan, the left elements that stand there; -1 where none does.
+
+    Args:
+        plan: Rules bound to both sides.
+        left: Shapes of the left tensors, in the order in which elements are numbered.
+        right: Shapes of the right tensors.
+        zero: What stands for zeros that the rules put there.
+    """
     import numpy
 
     from ckptmap.infer.layouts import Numbering
@@ -323,6 +330,8 @@ def elements_of(plan: Plan, left: Mapping[str, Sizes], right: Mapping[str, Sizes
                 shape = right[block.right.name]
                 target = found[block.right.name] = numpy.full(shape, -1, dtype=numpy.int64)
             if isinstance(block.left, str):
+                if block.left == "zeros":
+                    target.reshape(-1)[_reached(block.right, numpy.arange(target.size)).reshape(-1)] = zero
                 continue
             start = ours.first[block.left.name]
             source = start + numpy.arange(int(numpy.prod(left[block.left.name], dtype=numpy.int64)))

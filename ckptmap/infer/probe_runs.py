@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -164,7 +164,7 @@ class Subject:
         self._learnt = learnt
         trains = parameters.keys() | learnt
         self.parameters = tuple(name for name in floating if name in trains and name not in self.same_as)
-        self.buffers = tuple(name for name in floating if name not in trains)
+        self.buffers = tuple(name for name in floating if name not in trains and name not in self.same_as)
         self.own = {name: tensor.detach().numpy().copy() for name, tensor in floating.items()}
         for name, value in self.own.items():
             # Statistics of a batch norm say nothing about the architecture: they go where the norm's weight goes.
@@ -174,6 +174,34 @@ class Subject:
     def state(self) -> dict[str, torch.Tensor]:
         """All tensors of the module's own, floating-point ones in float64."""
         return {name: tensor.detach().clone() for name, tensor in self._pristine.state_dict().items()}
+
+    @contextmanager
+    def rounded_constants(self, ulp: float) -> Iterator[None]:
+        """Within, constants that were made in float32 are off by as much as that rounds."""
+        import torch
+
+        random = torch.Generator().manual_seed(5)
+        kept = [(tensor, tensor.clone()) for tensor in self._constants()]
+        for tensor, before in kept:
+            sign = 2.0 * torch.randint(0, 2, before.shape, generator=random) - 1
+            tensor.copy_(torch.where(_has_few_digits(before), before, before * (1 + ulp * sign)))
+        try:
+            yield
+        finally:
+            for tensor, before in kept:
+                tensor.copy_(before)
+
+    def _constants(self) -> list[torch.Tensor]:
+        """Tensors that a run uses as they were built: buffers that are not saved, and others."""
+        import torch
+
+        saved = {id(tensor) for tensor in self._pristine.state_dict(keep_vars=True).values()}
+        found: dict[int, torch.Tensor] = {}
+        for part in self._pristine.modules():
+            for value in (*part._buffers.values(), *vars(part).values()):
+                if isinstance(value, torch.Tensor) and value.is_floating_point() and id(value) not in saved:
+                    found[id(value)] = value
+        return [*found.values()]
 
     def run(self, values: Values) -> Run:
         """Run with these values; names not among them keep their own.
@@ -188,15 +216,17 @@ class Subject:
 
         module = copy_of(self._pristine)
         leaves: dict[str, torch.Tensor] = {}
+        everything: dict[str, torch.Tensor] = {}
         for name in (*self.parameters, *self.buffers):
             leaf = torch.tensor(values.get(name, self.own[name]), dtype=torch.float64)
             if name in self._learnt:
                 leaf.requires_grad_()
             placed = _place(module, name, leaf, buffer=name in self.buffers or name in self._learnt)
+            everything[name] = placed
             if placed.requires_grad:
                 leaves[name] = placed
         for name, first in self.same_as.items():
-            _place(module, name, leaves[first], buffer=False)
+            _place(module, name, everything[first], buffer=first in self.buffers or first in self._learnt)
         seen: list[tuple[str, torch.Tensor]] = []
         lookups: list[tuple[int, torch.Tensor]] = []
         with ExitStack() as stack:
@@ -218,6 +248,14 @@ class Subject:
                 f"{self.label}: nothing that it returns depends on its parameters; it must return tensors"
             )
         return Run(leaves, kept, lookups)
+
+
+def _has_few_digits(tensor: torch.Tensor) -> torch.Tensor:
+    """Elements that rounding to float32 did not touch, as far as can be told."""
+    import torch
+
+    bits = tensor.detach().float().contiguous().view(torch.int32)
+    return (bits & 0xFFF) == 0
 
 
 def _plain_experts(module: torch.nn.Module) -> None:

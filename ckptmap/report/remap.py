@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from ckptmap.patterns import group
 from ckptmap.report.document import Document, Section, count_text
 from ckptmap.rules.names import NamePattern
 from ckptmap.rules.rules import Rule
@@ -15,20 +16,41 @@ if TYPE_CHECKING:
 
 
 def verdict(proof: Verification) -> str:
-    """What became of a proof, in one sentence."""
-    if proof.passed:
-        return (
-            f"proven: outputs differ by {proof.difference:.1g} of the largest value, "
-            "and converted weights came back with equal bits"
-        )
+    """What became of a proof, in one sentence that begins with its outcome."""
+    return f"{proof.outcome}: {_of_proven(proof) if proof.passed else _of_failed(proof)}"
+
+
+def _of_proven(proof: Verification) -> str:
+    rest = f"; no input reaches {', '.join(proof.unreached)}" if proof.unreached else ""
+    return (
+        f"outputs differ by {proof.difference:.1g} of the largest value, "
+        f"and converted weights came back with equal bits{rest}"
+    )
+
+
+def _of_failed(proof: Verification) -> str:
     if not proof.bits:
-        return "NOT PROVEN: converted weights did not come back with equal bits"
+        return "converted weights did not come back with equal bits"
+    if proof.apart_ties:
+        return f"the right ties {', '.join(proof.apart_ties)}, and the left has other values for each of its names"
     if not proof.compared:
-        return "NOT PROVEN: the two give no output of equal size that could be compared"
+        return "the two give no output of equal shape that could be compared"
+    lacking = f"the right returns {', '.join(proof.lacking)}, which the left has nothing of"
+    if proof.agrees:
+        return f"what could be compared is equal, but {lacking}"
     where = f" at {proof.where[0]} and {proof.where[1]}" if proof.where else ""
+    apart = f"outputs differ by {proof.difference:.1g} of the largest value{where}"
+    if proof.hangs_on_loose:
+        names = group_texts([name for side in proof.loose for name in side])
+        return f"{apart} as soon as what no rule gives has values of its own: {', '.join(names)}"
     until = f"; the two agree up to {proof.until[0]} and {proof.until[1]}" if proof.until else ""
-    apart = f"; they part at {proof.apart[0]} and {proof.apart[1]}" if proof.apart else ""
-    return f"NOT PROVEN: outputs differ by {proof.difference:.1g} of the largest value{where}{until}{apart}"
+    parted = f"; they part at {proof.apart[0]} and {proof.apart[1]}" if proof.apart else ""
+    return f"{apart}{until}{parted}{f'; {lacking}' if proof.lacking else ''}"
+
+
+def group_texts(names: Sequence[str]) -> list[str]:
+    """Names as few patterns."""
+    return [str(one) for one in group(dict.fromkeys(names), dict.fromkeys(names, ""))]
 
 
 def remap_verdict(answer: Remap) -> str:

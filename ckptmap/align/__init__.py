@@ -1,0 +1,1 @@
+"""Which tensor is which: evidence, rules, and their proof."""

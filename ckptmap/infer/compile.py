@@ -250,12 +250,25 @@ def equations_of(
     for blocks in blocks_of(first):
         names = dict.fromkeys(block.right.name for block in blocks)
         try:
-            said += [_copied(equation(*part), copies) for part in unstacked(blocks, left, right)]
+            said += [_copied(equation(*part), copies) for part in _parts(blocks, left, right)]
         except ShuffledError:
             unsaid.extend(copy for name in names for copy in (name, *copies.get(name, ())))
     place = {name: number for number, name in enumerate(left)}
     said.sort(key=lambda one: min(place[whole_name(name)] for name in one.left if name != NOWHERE))
     return list(with_told_names(said)), tuple(unsaid)
+
+
+def _parts(
+    blocks: Sequence[Block], left: Mapping[str, Sizes], right: Mapping[str, Sizes]
+) -> list[tuple[list[Block], dict[str, Sizes], dict[str, Sizes]]]:
+    """Slices of a stack apart where they go to numbered tensors; a stack of start and end stays whole."""
+    parts = unstacked(blocks, left, right)
+    kinds = {tuple(sorted(template_of(whole_name(name)) for name in (*ours, *theirs))) for _, ours, theirs in parts}
+    if len(kinds) == 1:
+        return parts
+    ours = {name: left[name] for name in dict.fromkeys(block.left.name for block in blocks)}
+    theirs = {name: right[name] for name in dict.fromkeys(block.right.name for block in blocks)}
+    return [(list(blocks), ours, theirs)]
 
 
 def _copies(elements: Elements) -> tuple[Elements, dict[str, list[str]]]:

@@ -175,6 +175,7 @@ def _are_compared(sides: tuple[Operand, Operand], values: bool | None) -> bool:
 def _by_modules(
     sides: tuple[Operand, Operand], pinned: Elements, inputs: tuple[Inputs, Inputs] | None, verify: bool
 ) -> Remap:
+    from ckptmap.align.config_sizes import padded_with_zeros, with_config_sizes
     from ckptmap.align.prove.check import Model, prove
     from ckptmap.infer.by_modules import PROBED, by_modules, learnt_elsewhere
     from ckptmap.infer.guessed_inputs import guessed_calls
@@ -194,11 +195,12 @@ def _by_modules(
         calls = call_with(inputs[0]), call_with(inputs[1])
     problem: ArchitectureError | None = None
     found: Elements = {}
+    beyond: frozenset[str] = frozenset()
     try:
         seen = by_modules(left.module, right.module, *calls, labels=labels)
         found = _without_ties(seen.found.elements, sides)
         _check_alike(seen, found, labels)
-        learnt, silent = seen.learnt, seen.silent
+        learnt, silent, beyond = seen.learnt, seen.silent, frozenset(seen.found.beyond)
         evidence = {name: seen.found.evidence.get(name, PROBED) for name in found}
     except ArchitectureError as error:
         problem, found, evidence = error, {}, {}
@@ -216,16 +218,21 @@ def _by_modules(
         evidence |= dict.fromkeys(named, NAMED)
     elif problem is not None:
         raise problem
-    answer = _answer(sides, found, evidence, silent)
+    answer = _answer(sides, found, evidence, silent, beyond)
     proven = [
         Model(side.module, call, side.label, names)
         for side, call, names in zip(sides, calls, learnt, strict=True)
         if side.module is not None
     ]
     proof = prove(answer.rules, _said(answer), proven[0], proven[1]) if verify else None
+    if beyond and not (proof and proof.passed):
+        # Only a proof shows that nothing ever looks at the rows that the left does not have.
+        beyond = frozenset()
+        answer = _answer(sides, found, evidence, silent, beyond)
+        proof = prove(answer.rules, _said(answer), proven[0], proven[1]) if verify else None
     if len(answer.evidence) < len(found) and verify:
         straight = straightened(found, left.shapes)
-        better = _answer(sides, straight, evidence, silent)
+        better = _answer(sides, straight, evidence, silent, beyond)
         if len(better.evidence) > len(answer.evidence):
             again = prove(better.rules, _said(better), proven[0], proven[1])
             if again.passed:
@@ -234,9 +241,11 @@ def _by_modules(
         return _disproven(answer, proof, sides)
     saved, carried, reasons = as_saved(sides, found, evidence)
     if saved != sides:
-        answer = _answer(saved, carried, reasons, silent)
-    rules = with_homeless(answer.rules, saved[0].shapes, saved[1].shapes, answer.left_only, answer.right_only)
-    return replace(answer, rules=rules, verification=proof)
+        answer = _answer(saved, carried, reasons, silent, beyond)
+    rules = with_homeless(
+        padded_with_zeros(answer.rules), saved[0].shapes, saved[1].shapes, answer.left_only, answer.right_only
+    )
+    return replace(answer, rules=with_config_sizes(rules, sides), verification=proof)
 
 
 def _said(answer: Remap) -> Elements:
@@ -298,10 +307,14 @@ def _without_ties(elements: Elements, sides: tuple[Operand, Operand]) -> Element
 
 
 def _answer(
-    sides: tuple[Operand, Operand], found: Elements, evidence: Mapping[str, str], silent: frozenset[str] | None
+    sides: tuple[Operand, Operand],
+    found: Elements,
+    evidence: Mapping[str, str],
+    silent: frozenset[str] | None,
+    beyond: frozenset[str],
 ) -> Remap:
     left, right = sides
-    whole = {name: array for name, array in found.items() if array.size and (array >= 0).all()}
+    whole = {name: array for name, array in found.items() if array.size and ((array >= 0).all() or name in beyond)}
     ties = [
         (side, first, second)
         for side, one in zip(("left", "right"), sides, strict=True)

@@ -161,7 +161,7 @@ def _carried(
             like = f"{stack.path}.{KEPT - 1}.{place[1]}" if place else ""
             if place and place[0] >= KEPT and like in evidence:
                 evidence[name] = evidence[like]
-    found = Partial(elements, shapes[0], shapes[1], evidence)
+    found = Partial(elements, shapes[0], shapes[1], evidence, set(shallow.found.beyond))
     return ByModules(found, shallow.silent, shallow.left_silent, compared)
 
 

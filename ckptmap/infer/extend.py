@@ -34,12 +34,14 @@ class Partial:
         left: Shapes of the left tensors, in order.
         right: Shapes of the right tensors, in order.
         evidence: For right tensors, what other evidence than the probes' they rest on.
+        beyond: Right tables with rows that the left's table does not have, all others being known.
     """
 
     elements: Elements
     left: Mapping[str, Sizes]
     right: Mapping[str, Sizes]
     evidence: dict[str, str] = field(default_factory=dict)
+    beyond: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         import numpy
@@ -116,6 +118,8 @@ def _rows(found: Partial, name: str) -> None:
     inside = ((more >= start) & (more < start + size)).all(axis=1)
     for row, values in zip(unknown[inside], more[inside], strict=True):
         found.give(name, row * step + numpy.arange(step), values, ROWS)
+    if not inside.all() and ((rows >= 0).all(axis=1) | numpy.isin(numpy.arange(len(rows)), unknown[~inside])).all():
+        found.beyond.add(name)
 
 
 def _rest(found: Partial, name: str) -> None:

@@ -385,7 +385,7 @@ def known_sizes(rules: Rules, config: Mapping[str, Any] | None, sizes: Mapping[s
             found: Any = config or {}
             for key in value.split(".")[1:]:
                 found = found.get(key) if isinstance(found, Mapping) else None
-            value = found if isinstance(found, int) and not isinstance(found, bool) else None
+            value = found if isinstance(found, int) and not isinstance(found, bool) else rules.found_with.get(axis)
         if value is not None:
             known[axis] = value
     return known | dict(sizes or {})

@@ -134,10 +134,13 @@ class Rules:
     Args:
         statements: Every line of it.
         path: Where it was read; not part of what it says.
+        found_with: Sizes of the models that the rules were found with, for axes whose sizes a config tells: they hold
+            where there is none. Not part of what the file says.
     """
 
     statements: tuple[Statement, ...]
     path: str = field(default="", compare=False)
+    found_with: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def parse(cls, text: str, path: str = "") -> Rules:
@@ -180,7 +183,7 @@ class Rules:
 
     def inverse(self) -> Rules:
         """The same equations with their sides exchanged."""
-        return Rules(tuple(map(_inverse, self.statements)), self.path)
+        return Rules(tuple(map(_inverse, self.statements)), self.path, self.found_with)
 
     def __str__(self) -> str:
         from ckptmap.rules.layout import written

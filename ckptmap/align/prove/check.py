@@ -96,7 +96,7 @@ def prove(
         tuple(seen.pairs),
         seen.worst,
         seen.where,
-        _comes_back(rules, subjects[0], elements),
+        _comes_back(rules, *subjects),
         until,
         parted,
         allowed=allowed,
@@ -161,7 +161,7 @@ def _agree_neutrally(subjects: tuple[Subject, Subject], elements: Elements, pair
     return all(difference(ours.get(a), theirs.get(b)) <= EXACT for a, b in pairs)
 
 
-def _comes_back(rules: Rules, left: Subject, elements: Elements) -> bool:
+def _comes_back(rules: Rules, left: Subject, right: Subject) -> bool:
     """Whether weights that go through the rules there and back have equal bits."""
     generator = torch.Generator().manual_seed(11)
     state = {
@@ -171,7 +171,7 @@ def _comes_back(rules: Rules, left: Subject, elements: Elements) -> bool:
     for second, first in left.aliases.items():
         state[second] = state[first]
     homeless: dict[str, torch.Tensor] = {}
-    there = convert(rules, state, partial=True, residue=homeless)
+    there = convert(rules, state, partial=True, residue=homeless, base=right.state())
     assert isinstance(there, dict)
     back = convert(rules, there, back=True, partial=True, residue=homeless)
     assert isinstance(back, dict)

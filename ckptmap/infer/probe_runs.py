@@ -43,9 +43,14 @@ class Run:
     leaves: Mapping[str, torch.Tensor]
     activations: tuple[Activation, ...]
     lookups: Sequence[tuple[int, torch.Tensor]] = ()
+    label: str = "the model"
 
     def gradients(self, functionals: Sequence[torch.Tensor]) -> dict[str, numpy.ndarray]:
-        """Derivative of each functional by every leaf; shape (functionals …) with the leaf's own shape after."""
+        """Derivative of each functional by every leaf; shape (functionals …) with the leaf's own shape after.
+
+        Raises:
+            ArchitectureError: Autograd cannot go through the model.
+        """
         import numpy
         import torch
 
@@ -54,7 +59,14 @@ class Run:
         leaves = [self.leaves[name] for name in names]
         for number, functional in enumerate(functionals):
             more = number + 1 < len(functionals)
-            grads = torch.autograd.grad(functional, leaves, retain_graph=more, allow_unused=True)
+            try:
+                grads = torch.autograd.grad(functional, leaves, retain_graph=more, allow_unused=True)
+            except Exception as error:
+                what = f"{type(error).__name__}: {error}"[:300]
+                raise ArchitectureError(
+                    f"{self.label}: it runs, but its derivatives cannot be taken: {what}; custom functions need a "
+                    "backward, and values that derivatives need must not be written in place"
+                ) from error
             for name, leaf, grad in zip(names, leaves, grads, strict=True):
                 value = torch.zeros_like(leaf) if grad is None else grad
                 found[name].append(value.detach().to(torch.float64).numpy())
@@ -247,7 +259,7 @@ class Subject:
             raise ArchitectureError(
                 f"{self.label}: nothing that it returns depends on its parameters; it must return tensors"
             )
-        return Run(leaves, kept, lookups)
+        return Run(leaves, kept, lookups, self.label)
 
 
 def _has_few_digits(tensor: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import ckptmap
+from ckptmap.errors import ArchitectureError
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2], [6, 5, 3, 5, 8, 9, 7]])
 
@@ -207,3 +208,18 @@ def test_two_heads_that_stand_in_another_order_are_told_apart() -> None:
     assert not found.undecided
     made = ckptmap.convert(found.rules, left.state_dict())
     assert torch.equal(torch.cat([made["start.weight"], made["end.weight"]]), left.head.weight)
+
+
+def test_what_derivatives_cannot_go_through_is_an_error_that_names_the_model() -> None:
+    class Opaque(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: torch.Tensor) -> torch.Tensor:
+            return x * 2
+
+    class Kernel(Plain):
+        def body(self, ids: torch.Tensor) -> torch.Tensor:
+            made: torch.Tensor = Opaque.apply(super().body(ids))
+            return made
+
+    with pytest.raises(ArchitectureError, match="Kernel: it runs, but its derivatives"):
+        ckptmap.remap(Plain(), Kernel(), inputs=((IDS,), (IDS,)))

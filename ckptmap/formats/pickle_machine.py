@@ -410,8 +410,8 @@ class Machine:
 
     def op_refused(self) -> None:
         opcode = self.data[self.position - 1]
-        if opcode in b"\x82\x83\x84":
-            width = 1 << (opcode - 0x82)
-            self.note("extension", None, int.from_bytes(self.data[self.position : self.position + width], "little"))
-        known = "asks for a registered extension" if opcode in b"\x82\x83\x84" else "is unknown, or refused"
-        raise ValueError(f"opcode 0x{opcode:02x} {known}")
+        if opcode not in b"\x82\x83\x84":
+            raise ValueError(f"opcode 0x{opcode:02x} is unknown, or refused")
+        width = 1 << (opcode - 0x82)
+        self.note("extension", None, int.from_bytes(self.data[self.position : self.position + width], "little"))
+        raise ValueError(f"opcode 0x{opcode:02x} asks for a registered extension")

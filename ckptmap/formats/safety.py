@@ -7,8 +7,7 @@ calls them all. So what is not known to be harmless is reported: a short list is
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from ckptmap.errors import CheckpointError
@@ -98,20 +97,17 @@ class Watch:
         order = ("dangerous", "unknown", "harmless")
         return tuple(sorted(self._findings, key=lambda finding: order.index(finding.level)))
 
-    @contextmanager
-    def telling(self) -> Iterator[None]:
-        """Let an error about the file begin with the danger in it, which matters more."""
-        try:
-            yield
-        except CheckpointError as error:
-            sentence = danger_sentence(self.findings)
-            if sentence is None:
-                raise
-            raise CheckpointError(f"{sentence}. {error.problem}", source=error.source, where=error.where) from None
 
-
-def with_findings(contents: Contents, watch: Watch) -> Contents:
-    """What was read, with what loading it would do; a danger is the first thing that is said."""
+def watched(read: Callable[[Watch], Contents]) -> Contents:
+    """What is read, with what loading it would do; a danger is the first thing that is said, in an error too."""
+    watch = Watch()
+    try:
+        contents = read(watch)
+    except CheckpointError as error:
+        sentence = danger_sentence(watch.findings)
+        if sentence is None:
+            raise
+        raise CheckpointError(f"{sentence}. {error.problem}", source=error.source, where=error.where) from None
     sentence = danger_sentence(watch.findings)
     warnings = contents.warnings if sentence is None else (sentence, *contents.warnings)
     return replace(contents, findings=watch.findings, warnings=warnings)
@@ -131,8 +127,7 @@ def level_of(named: Global) -> Level:
 
 def _is_tool(named: Global) -> bool:
     """Whether it is of Python's own library, or reached through another module: `torch` with `os.system`."""
-    parts = (*named.module.split("."), *named.name.split(".")[:-1])
-    return any(part in _STANDARD for part in (parts[0], *parts[len(named.module.split(".")) :]))
+    return any(part in _STANDARD for part in (named.module.partition(".")[0], *named.name.split(".")[:-1]))
 
 
 _STANDARD = frozenset(sys.stdlib_module_names) | {"__builtin__", "__builtins__", "commands", "posix", "nt", "copy_reg"}

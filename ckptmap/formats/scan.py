@@ -61,11 +61,11 @@ def scan_file(store: Store, file: str) -> Scan:
     count = 0
     problem = None
     try:
-        for data, where, must in _pickles(store, file):
+        for data, where in _pickles(store, file):
             try:
                 count += _look(data, where, watch)
             except CheckpointError as error:
-                if must and problem is None:
+                if problem is None:
                     problem = f"{where}: {error.problem}" if where else error.problem
     except CheckpointError as error:
         if not count:
@@ -97,15 +97,11 @@ def _look(data: bytes, where: str, watch: Watch) -> int:
     return MOST_PICKLES
 
 
-def _nothing(saved_id: object) -> None:
-    """What stands for a storage where nobody wants tensors."""
-
-
-def _pickles(store: Store, file: str) -> Iterator[tuple[bytes, str, bool]]:
-    """Bytes that hold a pickle, what they are called, and whether it is a fault if they cannot be read."""
+def _pickles(store: Store, file: str) -> Iterator[tuple[bytes, str]]:
+    """Bytes that hold a pickle, and what they are called."""
     size = store.size(file)
     head = store.read(file, 0, min(512, size))
-    named = file.endswith(PICKLE_SUFFIXES) or file == ".metadata"
+    named = file.endswith(PICKLE_SUFFIXES)
     if head.startswith(ZIP_MAGIC):
         yield from _in_zip(store, file)
     elif head[257:262] == b"ustar":
@@ -113,10 +109,10 @@ def _pickles(store: Store, file: str) -> Iterator[tuple[bytes, str, bool]]:
     elif head.startswith(_NPY):
         yield from _in_array(store.read(file, 0, min(size, MAX_PICKLE_BYTES)), file)
     elif head.startswith(b"\x80") or (named and size and head[8:9] != b"{" and not head.startswith(_SAFE_STARTS)):
-        yield store.read(file, 0, min(size, MAX_PICKLE_BYTES)), "", True
+        yield store.read(file, 0, min(size, MAX_PICKLE_BYTES)), ""
 
 
-def _in_zip(store: Store, file: str) -> Iterator[tuple[bytes, str, bool]]:
+def _in_zip(store: Store, file: str) -> Iterator[tuple[bytes, str]]:
     source = f"{store.label}/{file}"
     window = WindowedFile(store, file)
     members, directory_start = read_directory(window, source)
@@ -124,15 +120,15 @@ def _in_zip(store: Store, file: str) -> Iterator[tuple[bytes, str, bool]]:
         name = member.name.rpartition("/")[2]
         if ("/data/" in member.name and "." not in name) or member.size > MAX_PICKLE_BYTES:
             continue  # a storage of torch, by far the most of an archive
-        if name.endswith((".pkl", ".pickle", ".npy", ".joblib")) or name == "version" or "." not in name:
+        if name.endswith((".pkl", ".pickle", ".npy", ".joblib")) or "." not in name:
             data = read_member(window, member, directory_start, source)
             if data.startswith(_NPY):
                 yield from _in_array(data, member.name)
             elif name.endswith((".pkl", ".pickle")) or data.startswith(b"\x80"):
-                yield data, member.name, True
+                yield data, member.name
 
 
-def _in_tar(store: Store, file: str) -> Iterator[tuple[bytes, str, bool]]:
+def _in_tar(store: Store, file: str) -> Iterator[tuple[bytes, str]]:
     size = store.size(file)
     if size > 16 * MAX_PICKLE_BYTES:
         raise CheckpointError(f"is a tar file of {size:,} bytes; unpack it and look at what is in it",
@@ -142,13 +138,13 @@ def _in_tar(store: Store, file: str) -> Iterator[tuple[bytes, str, bool]]:
             stream = members.extractfile(member) if member.isfile() and member.size <= MAX_PICKLE_BYTES else None
             data = b"" if stream is None else stream.read()
             if data.startswith(b"\x80") or member.name.endswith(("pickle", ".pkl")):
-                yield data, member.name, True
+                yield data, member.name
 
 
-def _in_array(data: bytes, where: str) -> Iterator[tuple[bytes, str, bool]]:
+def _in_array(data: bytes, where: str) -> Iterator[tuple[bytes, str]]:
     """The pickle of an array of objects. Source: NumPy 2.4, numpy/lib/format.py, format versions 1 to 3."""
     wide = data[6:7] != b"\x01"
     start = 12 if wide else 10
     length = int.from_bytes(data[8:start], "little")
     if b"'O'" in data[start : start + length] or b"|O" in data[start : start + length]:
-        yield data[start + length :], where, True
+        yield data[start + length :], where

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ckptmap.errors import CheckpointError
 from ckptmap.formats.base import Contents
-from ckptmap.formats.safety import Watch, with_findings
+from ckptmap.formats.safety import Watch, watched
 from ckptmap.formats.state_dict import find_state_dict
 from ckptmap.formats.torch_globals import KNOWN
 from ckptmap.formats.torch_tensors import Storage, StorageType, Tensor, listing, make_storage, make_tensor, natural
@@ -54,10 +54,7 @@ def read_torch_legacy(store: Store, file: str, *, at: str | None = None) -> Cont
     Raises:
         CheckpointError: It is no such file, it is damaged, or it holds no state dict.
     """
-    watch = Watch()
-    with watch.telling():
-        contents = _read_legacy(store, file, at, watch)
-    return with_findings(contents, watch)
+    return watched(lambda watch: _read_legacy(store, file, at, watch))
 
 
 def _read_legacy(store: Store, file: str, at: str | None, watch: Watch) -> Contents:
@@ -203,10 +200,7 @@ def read_torch_tar(store: Store, file: str, *, at: str | None = None) -> Content
 
     Args and Raises are those of `read_torch_legacy`.
     """
-    watch = Watch()
-    with watch.telling():
-        contents = _read_tar(store, file, at, watch)
-    return with_findings(contents, watch)
+    return watched(lambda watch: _read_tar(store, file, at, watch))
 
 
 def _read_tar(store: Store, file: str, at: str | None, watch: Watch) -> Contents:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ckptmap.errors import CheckpointError
 from ckptmap.formats.base import ZIP_MAGIC, Contents
-from ckptmap.formats.safety import Watch, with_findings
+from ckptmap.formats.safety import Watch, watched
 from ckptmap.formats.state_dict import find_state_dict
 from ckptmap.formats.torch_globals import KNOWN
 from ckptmap.formats.torch_tensors import Storage, Tensor, listing, make_storage
@@ -61,10 +61,7 @@ def read_torch_zip(store: Store, file: str, *, at: str | None = None) -> Content
     Raises:
         CheckpointError: It is no such archive, it is damaged, or it holds no state dict.
     """
-    watch = Watch()
-    with watch.telling():
-        contents = _read(store, file, at, watch)
-    return with_findings(contents, watch)
+    return watched(lambda watch: _read(store, file, at, watch))
 
 
 def _read(store: Store, file: str, at: str | None, watch: Watch) -> Contents:

@@ -1,7 +1,7 @@
 "use strict";
 // What everything else uses. Text from the data becomes a text node, and nothing ever becomes HTML.
 
-// The same characters as in printing.py: controls, separators, what turns or hides text, halves of surrogate pairs.
+// The same characters as in printable.py: controls, separators, what turns or hides text, halves of surrogate pairs.
 const UNPRINTABLE = /[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\ufff9-\ufffb]/gu;
 
 /** The text with what would turn, hide or break it escaped. */

@@ -12,6 +12,7 @@ from ckptmap.infer.findings import Open, Unmatched
 from ckptmap.infer.operands import Operand, check_names, operand
 from ckptmap.infer.pins import PINNED
 from ckptmap.infer.proof import PARTS
+from ckptmap.infer.undecided import is_said, leftovers, without_ties
 from ckptmap.rules.plan import bind, collector_paused
 from ckptmap.rules.rules import LANGUAGE, Rules
 
@@ -32,7 +33,7 @@ Side: TypeAlias = "Operand | torch.nn.Module | Names | str | os.PathLike[str]"
 """What may stand on a side: a model, a checkpoint or state dict, or the name of one of them."""
 
 MOST_ELEMENTS = 24_000_000
-"""Larger models are not run: all elements are held several times over in float64."""
+"""Larger models are searched with a part of their layers, rows and elements; smaller ones are held whole in float64."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ def remap(
     note = _why_not_run(sides) or (
         "layers are chosen: the models do not compute the same" if layers is not None else ""
     )
+    if not note and any(_is_large(side) for side in sides):
+        return _by_parts(sides, hints or (), inputs, verify)
     if not note:
         from ckptmap.infer.running import one_thread
 
@@ -133,13 +136,11 @@ def _why_not_run(sides: tuple[Operand, Operand]) -> str:
             return f"{side.label} is known by names and shapes only"
         if any(tensor.is_meta for tensor in (*side.module.parameters(), *side.module.buffers())):
             return f"{side.label} is on the meta device"
-        size = sum(tensor.numel() for tensor in side.module.parameters())
-        if size > MOST_ELEMENTS:
-            return (
-                f"{side.label} has {size:,} elements, too many to be run again and again; build both models small "
-                "(two layers, narrow: --left-arg, --right-arg), rules hold for any size"
-            )
     return ""
+
+
+def _is_large(side: Operand) -> bool:
+    return side.module is not None and sum(tensor.numel() for tensor in side.module.parameters()) > MOST_ELEMENTS
 
 
 def _not_run(sides: tuple[Operand, Operand], hints: Sequence[str], layers: str | None, *, values: bool) -> Remap:
@@ -198,7 +199,7 @@ def _by_modules(
     beyond: frozenset[str] = frozenset()
     try:
         seen = by_modules(left.module, right.module, *calls, labels=labels)
-        found = _without_ties(seen.found.elements, sides)
+        found = without_ties(seen.found.elements, sides)
         _check_alike(seen, found, labels)
         learnt, silent, beyond = seen.learnt, seen.silent, frozenset(seen.found.beyond)
         evidence = {name: seen.found.evidence.get(name, PROBED) for name in found}
@@ -248,6 +249,48 @@ def _by_modules(
     return replace(answer, rules=with_config_sizes(rules, sides), verification=proof)
 
 
+def _by_parts(
+    sides: tuple[Operand, Operand], hints: Sequence[str], inputs: tuple[Inputs, Inputs] | None, verify: bool
+) -> Remap:
+    """The answer for models of real size: what was found with a few layers, proven by running all."""
+    from ckptmap.align.config_sizes import padded_with_zeros, with_config_sizes
+    from ckptmap.align.large import large
+    from ckptmap.infer.by_modules import PROBED
+    from ckptmap.infer.homeless import with_homeless
+    from ckptmap.infer.on_disk import as_saved
+
+    both = large(sides, inputs)
+    cut, labels = both.cut, (sides[0].label, sides[1].label)
+    found = without_ties(both.seen.found.elements, cut)
+    _check_alike(both.seen, found, labels)
+    pinned = _pinned(hints, cut)
+    _check_pins(pinned, found)
+    found |= pinned
+    evidence = {name: both.seen.found.evidence.get(name, PROBED) for name in found} | dict.fromkeys(pinned, PINNED)
+    silent, beyond = both.seen.silent, frozenset(both.seen.found.beyond)
+    answer = _answer(cut, found, evidence, silent, beyond)
+    note = both.lacking() if verify else ""
+    proof = both.proof(answer.rules) if verify and not note else None
+    if proof is not None and proof.outcome == PARTS:
+        return _disproven(answer, proof, sides)
+    saved, carried, reasons = as_saved(cut, found, evidence)
+    if saved != cut:
+        answer = _answer(saved, carried, reasons, silent, beyond)
+    rules = padded_with_zeros(answer.rules)
+    rules = with_homeless(rules, saved[0].shapes, saved[1].shapes, answer.left_only, answer.right_only)
+    return replace(
+        answer,
+        rules=with_config_sizes(rules, sides),
+        left_only=both.whole_unmatched(answer.left_only, 0),
+        right_only=both.whole_unmatched(answer.right_only, 1),
+        evidence=both.whole_names(answer.evidence, 1),
+        verification=proof,
+        note=note,
+        left=sides[0].shapes,
+        right=sides[1].shapes,
+    )
+
+
 def _said(answer: Remap) -> Elements:
     """Which element of the left stands where on the right, by the rules and nothing else."""
     return elements_of(bind(answer.rules, answer.left, answer.right, partial=True), answer.left, answer.right)
@@ -279,33 +322,6 @@ def _check_alike(seen: ByModules, found: Elements, labels: tuple[str, str]) -> N
         )
 
 
-def _without_ties(elements: Elements, sides: tuple[Operand, Operand]) -> Elements:
-    """Elements by the first name of what has several; second names on the right have no elements of their own."""
-    import numpy
-
-    from ckptmap.infer.layouts import Numbering
-
-    left, right = sides
-    numbering = Numbering(left.shapes)
-    found = {name: array.copy() for name, array in elements.items()}
-    for second, first in left.ties.items():
-        start, other = numbering.first[second], numbering.first[first]
-        size = int(numpy.prod(left.shapes[second], dtype=numpy.int64))
-        for array in found.values():
-            inside = (array >= start) & (array < start + size)
-            array[inside] += other - start
-    for second, first in right.ties.items():
-        one, two = found[first], found[second]
-        known = (one >= 0) & (two >= 0)
-        if (one[known] != two[known]).any():
-            # One tensor here would have to be two different ones there.
-            found[first] = numpy.full_like(one, -1)
-        else:
-            found[first] = numpy.maximum(one, two)
-        del found[second]
-    return found
-
-
 def _answer(
     sides: tuple[Operand, Operand],
     found: Elements,
@@ -319,7 +335,7 @@ def _answer(
         (side, first, second)
         for side, one in zip(("left", "right"), sides, strict=True)
         for second, first in one.ties.items()
-        if _is_said(first, side, whole, left)
+        if is_said(first, side, whole, left)
     ]
     made = compile_rules(whole, left.shapes, right.shapes, labels=(left.label, right.label), ties=ties)
     said = {name for name in whole if name not in made.unsaid}
@@ -327,7 +343,7 @@ def _answer(
     covered = {name for one in plan.equations for name in one.left} | set(left.ties)
     left_over = [name for name in left.shapes if name not in covered]
     right_over = [name for name in right.shapes if name not in said and name not in right.ties]
-    undecided, left_only, right_only = _leftovers(sides, left_over, right_over, made.unsaid, silent)
+    undecided, left_only, right_only = leftovers(sides, left_over, right_over, made.unsaid, silent)
     return Remap(
         made.rules,
         undecided,
@@ -337,66 +353,6 @@ def _answer(
         left=left.shapes,
         right=right.shapes,
     )
-
-
-def _is_said(first: str, side: str, whole: Elements, left: Operand) -> bool:
-    from ckptmap.infer.layouts import Numbering
-
-    if side == "right":
-        return first in whole
-    numbering = Numbering(left.shapes)
-    wanted = numbering.names.index(first)
-    return any((numbering.owners(array) == wanted).any() for array in whole.values())
-
-
-def _leftovers(
-    sides: tuple[Operand, Operand],
-    left_over: list[str],
-    right_over: list[str],
-    unsaid: Sequence[str],
-    silent: frozenset[str] | None,
-) -> tuple[tuple[Open, ...], tuple[Unmatched, ...], tuple[Unmatched, ...]]:
-    """What to ask about the rest, and what has no counterpart whatever the answer."""
-    left, right = sides
-    sizes = {name: _size(left.shapes[name]) for name in left_over}
-    opened: list[Open] = []
-    right_only: list[Unmatched] = []
-    asked: set[str] = set()
-    for name in right_over:
-        if name in unsaid:
-            question = f"the elements of {name} stand in an order that one rule cannot say: write it by hand"
-            opened.append(Open((), (name,), question))
-            continue
-        if right.is_buffer(name):
-            right_only.append(Unmatched(name, "buffer"))
-            continue
-        here = _size(right.shapes[name])
-        candidates = tuple(one for one in left_over if sizes[one] == here and not left.is_buffer(one))
-        if not candidates:
-            dead = "; it changes no output" if silent and name in silent else ""
-            right_only.append(Unmatched(name, f"nothing of that size is left over on the left{dead}"))
-            continue
-        asked.update(candidates)
-        why = "its name and shape do not tell"
-        if silent is not None:
-            why = "it changes no output, so running cannot tell" if name in silent else "running did not tell it apart"
-        question = f"which is {name} ({why})? --pin '{candidates[0]} <-> {name}'"
-        if len(candidates) > 1:
-            question += f", or one of {', '.join(candidates[1:4])}" + (", …" if len(candidates) > 4 else "")
-        opened.append(Open(candidates, (name,), question))
-    left_only = tuple(
-        Unmatched(name, "buffer" if left.is_buffer(name) else "nothing on the right takes it")
-        for name in left_over
-        if name not in asked
-    )
-    return tuple(opened), left_only, tuple(right_only)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
 
 
 def _pinned(hints: Sequence[str], sides: tuple[Operand, Operand]) -> Elements:

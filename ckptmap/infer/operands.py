@@ -16,6 +16,7 @@ from ckptmap.checkpoint import open_checkpoint
 from ckptmap.conversion.reading import is_local
 from ckptmap.errors import ArchitectureError, PlanError
 from ckptmap.formats.findings import danger_sentence
+from ckptmap.infer.unfilled import unfilled
 from ckptmap.spec import TensorSpec
 from ckptmap.stages import tell
 
@@ -48,6 +49,8 @@ class Operand:
     saved_as: bool = False
     stored: Any = None
     local: bool = False
+    built: bool = False
+    """Whether the model was made for us: nobody else looks at its values."""
     danger: str | None = None
     """What loading its file with pickle would run."""
 
@@ -97,11 +100,15 @@ def operand(
         return source
     tell(f"the {side}")
     if hasattr(source, "named_parameters") and hasattr(source, "state_dict"):
-        return _of_module(source, type(source).__name__)
+        return of_module(source, type(source).__name__)
     if isinstance(source, str) and "#" in source:
-        return replace(_of_module(_of_class(source, arguments or {}), source), saved_as=not memory_names)
+        with unfilled():
+            module = _of_class(source, arguments or {})
+        return replace(of_module(module, source), saved_as=not memory_names, built=True)
     if isinstance(source, str) and is_callable_name(source):
-        return _of_module(_built(source, arguments or {}), source)
+        with unfilled():
+            module = _built(source, arguments or {})
+        return replace(of_module(module, source), built=True)
     if arguments:
         raise ArchitectureError(f"{source}: takes no arguments; they are for module:callable and org/name#Class")
     if isinstance(source, Mapping):
@@ -114,7 +121,8 @@ def operand(
         return Operand(os.fspath(source), shapes, stored=source, local=is_local(checkpoint), danger=danger)
 
 
-def _of_module(module: Any, label: str) -> Operand:
+def of_module(module: Any, label: str) -> Operand:
+    """A model as a side."""
     tensors = module.state_dict(keep_vars=True)
     parameters = dict(module.named_parameters(remove_duplicate=False))
     first: dict[int, str] = {}

@@ -25,7 +25,7 @@ class Classes:
     many: list[tuple[numpy.ndarray, numpy.ndarray]]
 
 
-def equal_classes(left: numpy.ndarray, right: numpy.ndarray) -> Classes:
+def equal_classes(left: numpy.ndarray, right: numpy.ndarray, close: float = CLOSE) -> Classes:
     """Classes with as many members on the left as on the right; rows of `left` and `right` are fingerprints."""
     import numpy
 
@@ -38,7 +38,7 @@ def equal_classes(left: numpy.ndarray, right: numpy.ndarray) -> Classes:
     # A coordinate may hold far values together in a chain of close ones; once others have thinned the chain out,
     # it parts them.
     for column in [*coordinates.T, *coordinates.T]:
-        members, labels = _split(members, labels, column)
+        members, labels = _split(members, labels, column, close)
         members, labels = _balanced(members, labels, is_left)
     lefts = numpy.bincount(labels, weights=is_left[members])
     even = (2 * lefts == numpy.bincount(labels))[labels]
@@ -54,7 +54,9 @@ def equal_classes(left: numpy.ndarray, right: numpy.ndarray) -> Classes:
     return Classes(single, many)
 
 
-def _split(members: numpy.ndarray, labels: numpy.ndarray, column: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
+def _split(
+    members: numpy.ndarray, labels: numpy.ndarray, column: numpy.ndarray, close: float
+) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Part each class where its values along a coordinate leave a gap; members end up sorted by class and number."""
     import numpy
 
@@ -64,7 +66,7 @@ def _split(members: numpy.ndarray, labels: numpy.ndarray, column: numpy.ndarray)
     own = column[members]
     order = numpy.argsort(labels * (2 * numpy.abs(own).max() + 1) + own)
     values, groups = column[members][order], labels[order]
-    fresh = numpy.concatenate([[0], numpy.cumsum((numpy.diff(groups) != 0) | (numpy.diff(values) > CLOSE))])
+    fresh = numpy.concatenate([[0], numpy.cumsum((numpy.diff(groups) != 0) | (numpy.diff(values) > close))])
     members = members[order]
     order = numpy.argsort(fresh * (members.max() + 1) + members)
     return members[order], fresh[order]

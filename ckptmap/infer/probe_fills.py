@@ -10,6 +10,8 @@ from ckptmap.infer.probe_side import Side
 if TYPE_CHECKING:
     import numpy
 
+    from ckptmap.infer.probe_runs import Subject
+
 VARIANTS = (
     *("scales, shapes", "scales", "scales, shapes, no bias", "scales, no bias"),
     *("shapes", "no bias", "", "scales, plain rows", "scales, plain tables"),
@@ -40,7 +42,7 @@ class Fills:
             scale = 0.5 + numpy.random.default_rng(self._width).random(self._width)
             for name in self._scales[number]:
                 if side.part(vector, name).size == self._width:
-                    side.part(vector, name)[...] = scale.reshape(side.subject.shapes[name])
+                    side.part(vector, name)[...] = scale.reshape(side.sizes(name))
         if "no bias" in variant:
             for name in side.names:
                 if name.endswith(("bias", "beta", "_b", ".b")):
@@ -57,7 +59,7 @@ class Fills:
                 values = numpy.random.default_rng(shape).standard_normal(shape) / self._width**0.5
                 for name in side.names:
                     if name not in tables and side.subject.shapes[name] == shape:
-                        side.part(vector, name)[...] = values
+                        side.put(vector, name, values)
         return vector
 
     def _own_shapes(self) -> list[tuple[int, ...]]:
@@ -76,6 +78,19 @@ class Fills:
 def table_of(array: numpy.ndarray) -> numpy.ndarray:
     """The view without axes of length 1: a table of positions may be kept as (1, T, D) or (T, 1, D)."""
     return array.reshape([size for size in array.shape if size > 1] or [1])
+
+
+def random_values(subject: Subject) -> dict[str, numpy.ndarray]:
+    """A value of its own for every element of a model, as wide as in a model that was trained."""
+    import numpy
+
+    random = numpy.random.default_rng(12)
+    found: dict[str, numpy.ndarray] = {}
+    for name in subject.parameters:
+        shape = subject.shapes[name]
+        flat = sum(size > 1 for size in shape) < 2
+        found[name] = 0.5 + random.random(shape) if flat else random.standard_normal(shape) / shape[-1] ** 0.5
+    return found
 
 
 def distinct(side: Side, width: int) -> numpy.ndarray:

@@ -164,7 +164,7 @@ class Subject:
         self._call = call
         self._smooth = smooth
         self._pristine = copy_of(module).eval()
-        _plain_experts(self._pristine)
+        plain_experts(self._pristine)
         self._pristine.double()
         self._pristine.requires_grad_(False)
         persistent = self._pristine.state_dict(keep_vars=True)
@@ -190,30 +190,18 @@ class Subject:
     @contextmanager
     def rounded_constants(self, ulp: float) -> Iterator[None]:
         """Within, constants that were made in float32 are off by as much as that rounds."""
-        import torch
-
-        random = torch.Generator().manual_seed(5)
-        kept = [(tensor, tensor.clone()) for tensor in self._constants()]
-        for tensor, before in kept:
-            sign = 2.0 * torch.randint(0, 2, before.shape, generator=random) - 1
-            tensor.copy_(torch.where(_has_few_digits(before), before, before * (1 + ulp * sign)))
-        try:
+        with moved_constants(constants_of(self._pristine), ulp):
             yield
-        finally:
-            for tensor, before in kept:
-                tensor.copy_(before)
 
-    def _constants(self) -> list[torch.Tensor]:
-        """Tensors that a run uses as they were built: buffers that are not saved, and others."""
+    def _filled(self, module: torch.nn.Module, name: str, values: Values) -> tuple[torch.Tensor, torch.Tensor]:
+        """Fill a tensor; the leaf that derivatives are taken by, and the tensor that stands in the module."""
         import torch
 
-        saved = {id(tensor) for tensor in self._pristine.state_dict(keep_vars=True).values()}
-        found: dict[int, torch.Tensor] = {}
-        for part in self._pristine.modules():
-            for value in (*part._buffers.values(), *vars(part).values()):
-                if isinstance(value, torch.Tensor) and value.is_floating_point() and id(value) not in saved:
-                    found[id(value)] = value
-        return [*found.values()]
+        leaf = torch.tensor(values[name] if name in values else self.own[name], dtype=torch.float64)
+        if name in self._learnt:
+            leaf.requires_grad_()
+        placed = _place(module, name, leaf, buffer=name in self.buffers or name in self._learnt)
+        return placed, placed
 
     def run(self, values: Values) -> Run:
         """Run with these values; names not among them keep their own.
@@ -221,7 +209,6 @@ class Subject:
         Raises:
             ArchitectureError: The model fails, or nothing that it returns depends on its parameters.
         """
-        import torch
 
         from ckptmap.infer.inputs import outputs
         from ckptmap.infer.running import copy_of, differentiable, double_precision
@@ -230,13 +217,9 @@ class Subject:
         leaves: dict[str, torch.Tensor] = {}
         everything: dict[str, torch.Tensor] = {}
         for name in (*self.parameters, *self.buffers):
-            leaf = torch.tensor(values.get(name, self.own[name]), dtype=torch.float64)
-            if name in self._learnt:
-                leaf.requires_grad_()
-            placed = _place(module, name, leaf, buffer=name in self.buffers or name in self._learnt)
-            everything[name] = placed
-            if placed.requires_grad:
-                leaves[name] = placed
+            leaf, everything[name] = self._filled(module, name, values)
+            if leaf.requires_grad:
+                leaves[name] = leaf
         for name, first in self.same_as.items():
             _place(module, name, everything[first], buffer=first in self.buffers or first in self._learnt)
         seen: list[tuple[str, torch.Tensor]] = []
@@ -252,7 +235,7 @@ class Subject:
                 what = f"{type(error).__name__}: {error}"[:300]
                 advice = "say what it is run on with --left-inputs and --right-inputs"
                 raise ArchitectureError(f"{self.label}: running it failed: {what}; {advice}") from error
-        activations = [_activation(place, tensor, output=False) for place, tensor in _numbered(seen)]
+        activations = [_activation(place, tensor, output=False) for place, tensor in numbered(seen)]
         activations += [_activation(f"output {path}".strip(), tensor, output=True) for path, tensor in returned.items()]
         kept = tuple(one for one in activations if one is not None)
         if not kept:
@@ -260,6 +243,36 @@ class Subject:
                 f"{self.label}: nothing that it returns depends on its parameters; it must return tensors"
             )
         return Run(leaves, kept, lookups, self.label)
+
+
+def constants_of(module: torch.nn.Module) -> list[torch.Tensor]:
+    """Tensors that a run uses as they were built: buffers that are not saved, and others."""
+    import torch
+
+    saved = {id(tensor) for tensor in module.state_dict(keep_vars=True).values()}
+    found: dict[int, torch.Tensor] = {}
+    for part in module.modules():
+        for value in (*part._buffers.values(), *vars(part).values()):
+            if isinstance(value, torch.Tensor) and value.is_floating_point() and id(value) not in saved:
+                found[id(value)] = value
+    return [*found.values()]
+
+
+@contextmanager
+def moved_constants(constants: Sequence[torch.Tensor], ulp: float) -> Iterator[None]:
+    """Within, these are off by this share, but for numbers that float32 holds exactly."""
+    import torch
+
+    random = torch.Generator().manual_seed(5)
+    kept = [(tensor, tensor.clone()) for tensor in constants]
+    for tensor, before in kept:
+        sign = 2.0 * torch.randint(0, 2, before.shape, generator=random) - 1
+        tensor.copy_(torch.where(_has_few_digits(before), before, before * (1 + ulp * sign)))
+    try:
+        yield
+    finally:
+        for tensor, before in kept:
+            tensor.copy_(before)
 
 
 def _has_few_digits(tensor: torch.Tensor) -> torch.Tensor:
@@ -270,7 +283,7 @@ def _has_few_digits(tensor: torch.Tensor) -> torch.Tensor:
     return (bits & 0xFFF) == 0
 
 
-def _plain_experts(module: torch.nn.Module) -> None:
+def plain_experts(module: torch.nn.Module) -> None:
     """Have transformers' experts run one by one: its grouped kernels know no float64."""
     choose = getattr(module, "set_experts_implementation", None)
     if callable(choose):
@@ -307,7 +320,7 @@ def _note(name: str, seen: list[tuple[str, torch.Tensor]]) -> Callable[[Any, Any
     return hook
 
 
-def _numbered(seen: list[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+def numbered(seen: list[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
     """A module that is called again and again has as many places, from the second on with the call's number."""
     calls: dict[str, int] = {}
     for place, tensor in seen:

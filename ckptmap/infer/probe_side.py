@@ -26,18 +26,38 @@ class Side:
 
         for name in self.subject.parameters:
             self.start[name] = self.size
-            self.size += int(numpy.prod(self.subject.shapes[name], dtype=numpy.int64))
+            self.size += int(numpy.prod(self.sizes(name), dtype=numpy.int64))
         self.names = tuple(self.start)
         self.starts = numpy.array([*self.start.values()], dtype=numpy.int64)
 
+    def sizes(self, name: str) -> tuple[int, ...]:
+        """Shape in which the elements of a tensor that are told apart stand."""
+        return self.subject.shapes[name]
+
     def part(self, vector: numpy.ndarray, name: str) -> numpy.ndarray:
         """The tensor's own elements in a vector; a view."""
-        shape = self.subject.shapes[name]
+        shape = self.sizes(name)
         start = self.start[name]
         length = 1
         for size in shape:
             length *= size
         return vector[..., start : start + length].reshape((*vector.shape[:-1], *shape))
+
+    def put(self, vector: numpy.ndarray, name: str, values: numpy.ndarray) -> None:
+        """Give a tensor these values, an array of its shape."""
+        self.part(vector, name)[...] = values
+
+    def positions(self, number: int, members: numpy.ndarray) -> numpy.ndarray:
+        """Places in the flat tensor of that number in `names` at which these elements stand."""
+        inside: numpy.ndarray = members - self.starts[number]
+        return inside
+
+    def is_enough(self, lost: numpy.ndarray, silent: numpy.ndarray) -> bool:
+        """Whether what has no partner yet is silent, and nothing more can be told."""
+        return not bool((lost & ~silent).any())
+
+    def calm(self, vector: numpy.ndarray) -> None:
+        """Before all is filled anew: have what is filled alike drown less of the rest."""
 
     def run(self, vector: numpy.ndarray) -> Run:
         return self.subject.run({name: self.part(vector, name) for name in self.names})

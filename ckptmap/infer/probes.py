@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from ckptmap.errors import ArchitectureError
 from ckptmap.infer.agreement import common_width
 from ckptmap.infer.places import common_places, has_output, is_constant, still_equal
-from ckptmap.infer.probe_classes import Classes, equal_classes
+from ckptmap.infer.probe_classes import CLOSE, Classes, equal_classes
 from ckptmap.infer.probe_fills import VARIANTS, Fills, distinct, table_of
 from ckptmap.infer.probe_runs import Run, Subject, functional
 from ckptmap.infer.probe_side import Side
@@ -63,18 +63,34 @@ def probe(left: Subject, right: Subject) -> Probed:
     Raises:
         ArchitectureError: A model cannot be run, or the two have no activation in common when filled alike.
     """
-    return _Search(left, right).result()
+    return search(Side(left), Side(right), common_width([*left.shapes.values(), *right.shapes.values()]))
+
+
+def search(left: Side, right: Side, width: int, *, spread: int | None = None, close: float = CLOSE) -> Probed:
+    """Match the elements of two sides.
+
+    Args:
+        left: One side.
+        right: The other.
+        width: The width of the models, on which the values depend that all is filled with at first.
+        spread: The width for which values of matrices are drawn; left out, the models' own.
+        close: Difference up to which fingerprints count as equal.
+
+    Raises:
+        ArchitectureError: A model cannot be run, or the two have no activation in common when filled alike.
+    """
+    return _Search(left, right, width, spread or width, close).result()
 
 
 class _Search:
-    def __init__(self, left: Subject, right: Subject) -> None:
+    def __init__(self, left: Side, right: Side, width: int, spread: int, close: float) -> None:
         import numpy
 
-        self.left, self.right = Side(left), Side(right)
+        self.left, self.right = left, right
+        self.width, self.spread, self.close = width, spread, close
         self.partner = numpy.full(self.right.size, -1, dtype=numpy.int64)
         self.taken = numpy.zeros(self.left.size, dtype=bool)
         self.random = numpy.random.default_rng(20)
-        self.width = common_width([*left.shapes.values(), *right.shapes.values()])
         self.fills = Fills((self.left, self.right), self.width)
         self.pairs: list[tuple[str, str]] = []
 
@@ -89,7 +105,7 @@ class _Search:
                 pass
             for number in (0, 1):
                 silent[number] &= self.silent[number]
-            if not ((self.partner < 0) & ~self._row_silent()).any():
+            if self.right.is_enough(self.partner < 0, self._row_silent()):
                 break
             # Units that happened to be switched off may work with other values.
             self._give_again()
@@ -129,6 +145,8 @@ class _Search:
         """New values for all that is decided."""
         import numpy
 
+        for side, vector in zip((self.left, self.right), self.values, strict=True):
+            side.calm(vector)
         places = numpy.flatnonzero(self.partner >= 0)
         values = self._new_values(self.partner[places])
         self.values[0][self.partner[places]] = values
@@ -185,7 +203,7 @@ class _Search:
         open_right = numpy.flatnonzero(~self.silent[1] & (self.partner < 0))
         if not len(open_left) or not len(open_right):
             return False
-        classes = equal_classes(found[0][:, open_left].T, found[1][:, open_right].T)
+        classes = equal_classes(found[0][:, open_left].T, found[1][:, open_right].T, self.close)
         return self._assign(classes, open_left, open_right)
 
     def _assign(self, classes: Classes, left: numpy.ndarray, right: numpy.ndarray) -> bool:
@@ -278,7 +296,7 @@ class _Search:
 
         owner = numpy.searchsorted(side.starts, members, side="right") - 1
         for number in numpy.unique(owner):
-            inside = members[owner == number] - side.starts[number]
+            inside = side.positions(int(number), members[owner == number])
             shape = side.subject.shapes[side.names[number]]
             if len(shape) < 2 or len(inside) < 2:
                 continue
@@ -319,7 +337,7 @@ class _Search:
         flat = numpy.array([len([s for s in self.left.subject.shapes[name] if s > 1]) < 2 for name in self.left.names])
         owner = numpy.searchsorted(self.left.starts, members, side="right") - 1
         vectors = 0.5 + self.random.random(len(members))
-        matrices = self.random.standard_normal(len(members)) / self.width**0.5
+        matrices = self.random.standard_normal(len(members)) / self.spread**0.5
         return numpy.where(flat[owner], vectors, matrices)
 
 

@@ -116,18 +116,30 @@ def _softened(value: torch.Tensor, *, in_place: bool) -> torch.Tensor:
 
 
 @contextmanager
-def differentiable() -> Iterator[None]:
-    """Forwards that switch gradients off inside are differentiable too; fused kernels give way to plain ones."""
+def plain_kernels() -> Iterator[None]:
+    """Fused kernels give way to plain ones, which know float64."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Forwards that switch gradients off inside are differentiable too; fused kernels give way to plain ones."""
+    import torch
+
     switches = (torch.no_grad, torch.inference_mode)
     kept = [(switch, switch.__enter__, switch.__exit__) for switch in switches]
-    fast = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(plain_kernels())
         for switch in switches:
             switch.__enter__ = lambda self: None  # type: ignore[method-assign]
             switch.__exit__ = lambda self, *reason: None  # type: ignore[method-assign]
@@ -136,7 +148,6 @@ def differentiable() -> Iterator[None]:
         finally:
             for switch, enter, leave in kept:
                 switch.__enter__, switch.__exit__ = enter, leave  # type: ignore[method-assign]
-            torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextmanager

@@ -29,6 +29,8 @@ class Stack:
 
     path: str
     layers: int
+    chained: bool = False
+    """Whether the layers are a sequence that runs them itself."""
 
     def layer(self, name: str) -> tuple[int, str] | None:
         """The layer that a tensor belongs to, and its name in there."""
@@ -40,17 +42,26 @@ class Stack:
 
 def stacks(module: torch.nn.Module) -> list[Stack]:
     """The outermost lists of at least `DEEP` layers that hold equal tensors."""
+    return [one for one in equal_layers(module, DEEP) if not one.chained]
+
+
+def equal_layers(module: torch.nn.Module, fewest: int) -> list[Stack]:
+    """The outermost lists and sequences of at least so many layers that hold equal tensors."""
     import torch
 
     found: list[Stack] = []
     for path, part in module.named_modules():
-        if not isinstance(part, torch.nn.ModuleList) or len(part) < DEEP:
+        chained = isinstance(part, torch.nn.Sequential)
+        if not (chained or isinstance(part, torch.nn.ModuleList)) or len(list(part.children())) < fewest:
             continue
         if any(path.startswith(stack.path + ".") for stack in found):
             continue
-        kinds = {tuple((name, tuple(tensor.shape)) for name, tensor in layer.state_dict().items()) for layer in part}
-        if len(kinds) == 1 and kinds != {()}:
-            found.append(Stack(path, len(part)))
+        kinds = {
+            tuple((name, tuple(tensor.shape)) for name, tensor in layer.state_dict().items())
+            for layer in part.children()
+        }
+        if len(kinds) == 1 and kinds != {()} and [*part._modules] == [*map(str, range(len(part._modules)))]:
+            found.append(Stack(path, len(part._modules), chained))
     return found
 
 

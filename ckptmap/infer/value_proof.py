@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -112,6 +112,20 @@ def _made(one: Equation, reader: Reader, shapes: Mapping[str, tuple[int, ...]]) 
         if not all(_comes_back(block, source, made) for block in blocks):
             return {}
     return made
+
+
+def comes_back(one: Equation, load: Callable[[str], torch.Tensor], made: Mapping[str, torch.Tensor]) -> bool:
+    """Whether the way back would find every bit of an equation's left tensors in what was made of them."""
+    import torch
+
+    if one.rename:
+        here, there = as_integers(load(one.left[0])), as_integers(made[one.right[0]])
+        return torch.equal(here, there.reshape(here.shape))
+    for name, blocks in blocks_by_source(one):
+        source = as_integers(load(name))
+        if not all(_comes_back(block, source, made) for block in blocks):
+            return False
+    return True
 
 
 def _no_fill(piece: Piece, target: torch.Tensor) -> torch.Tensor:

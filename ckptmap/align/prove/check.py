@@ -187,9 +187,9 @@ def _unreached(seen: _Seen, subjects: tuple[Subject, Subject], elements: Element
 
 def _names_of_both(seen: _Seen, subjects: tuple[Subject, Subject], elements: Elements) -> Sequence[str]:
     """Right tensors, and left ones that no rule gives on."""
-    right = list(unreached_text(subjects[1], seen.felt[1]))
+    right = list(unreached_text(subjects[1].shapes, seen.felt[1]))
     loose = loose_tensors(*subjects, elements).left
-    left = unreached_text(subjects[0], {name: seen.felt[0][name] for name in loose if name in seen.felt[0]})
+    left = unreached_text(subjects[0].shapes, {name: seen.felt[0][name] for name in loose if name in seen.felt[0]})
     return [*right, *(f"{text} on the left" for text in left)]
 
 

@@ -11,7 +11,7 @@ from ckptmap.infer.probe_runs import functional
 from ckptmap.patterns import group
 
 if TYPE_CHECKING:
-    from ckptmap.infer.probe_runs import Run, Subject
+    from ckptmap.infer.probe_runs import Run
 
 SILENT = 1e-12
 """Derivatives below this share of the largest are rounding."""
@@ -28,11 +28,11 @@ def reached(run: Run, places: set[str]) -> Mapping[str, numpy.ndarray]:
     return {name: one > top * SILENT for name, one in sizes.items()}
 
 
-def unreached_text(side: Subject, felt: Mapping[str, numpy.ndarray]) -> Iterator[str]:
+def unreached_text(shapes: Mapping[str, tuple[int, ...]], felt: Mapping[str, numpy.ndarray]) -> Iterator[str]:
     """Tensors of which nothing, and rows of which nothing, was reached; tensors that are alike as one pattern."""
     rows = {name: _rows(felt[name]) for name in felt}
     silent = {name: text for name, text in rows.items() if text is not None}
-    for pattern in group(silent, {name: (side.shapes[name], text) for name, text in silent.items()}):
+    for pattern in group(silent, {name: (shapes[name], text) for name, text in silent.items()}):
         text = silent[pattern.first]
         yield f"{text} of {pattern}" if text else str(pattern)
 

@@ -134,6 +134,7 @@ def large(sides: Sides, inputs: tuple[Inputs, Inputs] | None) -> Large:
     Raises:
         ArchitectureError: They cannot be run, or compute nothing in common.
     """
+    from ckptmap.align.prove.variations import of_one_image
     from ckptmap.infer.guessed_inputs import guessed_calls
     from ckptmap.infer.inputs import call_with
     from ckptmap.infer.sketch import search_sketches
@@ -143,7 +144,7 @@ def large(sides: Sides, inputs: tuple[Inputs, Inputs] | None) -> Large:
     labels = left.label, right.label
     short = shortened(left.module, right.module, tables=inputs is None)
     if inputs is None:
-        calls = guessed_calls(short[0].module, short[1].module, labels)
+        calls = of_one_image(guessed_calls(short[0].module, short[1].module, labels))
     else:
         calls = call_with(inputs[0]), call_with(inputs[1])
     learnt = learnt_elsewhere(left.module, right.module)

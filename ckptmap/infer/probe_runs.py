@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ckptmap.errors import ArchitectureError
@@ -27,13 +28,25 @@ class Activation:
         place: Where: a submodule's name, or `output` and the path in it.
         tensor: The tensor, with its history.
         output: Whether the model returned it.
-        moments: Mean, root mean square, standard deviation and skewness: a fingerprint that does not depend on order.
     """
 
     place: str
     tensor: torch.Tensor
     output: bool
-    moments: tuple[float, float, float, float]
+
+    @cached_property
+    def moments(self) -> tuple[float, float, float, float]:
+        """Mean, root mean square, standard deviation and skewness: a fingerprint that does not depend on order."""
+        import torch
+
+        flat = self.tensor.detach().to(torch.float64).flatten()
+        finite = flat[torch.isfinite(flat)]
+        mean = finite.mean()
+        around = finite - mean
+        deviation = float(around.square().mean().sqrt())
+        skewness = float((around / (deviation or 1.0)).pow(3).mean())
+        size = float(finite.square().mean().sqrt())
+        return float(mean), size, deviation, skewness
 
 
 @dataclass(frozen=True)
@@ -333,16 +346,9 @@ def _activation(place: str, tensor: torch.Tensor, *, output: bool) -> Activation
 
     if not tensor.requires_grad or tensor.numel() < 1 + (not output):
         return None
-    flat = tensor.detach().to(torch.float64).flatten()
-    finite = flat[torch.isfinite(flat)]
-    if not finite.numel():
+    if not bool(torch.isfinite(tensor.detach()).any()):
         return None
-    mean = finite.mean()
-    around = finite - mean
-    deviation = float(around.square().mean().sqrt())
-    skewness = float((around / (deviation or 1.0)).pow(3).mean())
-    size = float(finite.square().mean().sqrt())
-    return Activation(place, tensor, output, (float(mean), size, deviation, skewness))
+    return Activation(place, tensor, output)
 
 
 def functional(tensors: Sequence[torch.Tensor], channel: int) -> torch.Tensor:

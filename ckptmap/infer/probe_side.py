@@ -52,9 +52,9 @@ class Side:
         inside: numpy.ndarray = members - self.starts[number]
         return inside
 
-    def is_enough(self, lost: numpy.ndarray, silent: numpy.ndarray) -> bool:
-        """Whether what has no partner yet is silent, and nothing more can be told."""
-        return not bool((lost & ~silent).any())
+    def is_enough(self, lost: numpy.ndarray, silent: numpy.ndarray, unused: numpy.ndarray) -> bool:
+        """Whether filling all anew can tell no more: what has no partner was silent, or is in tensors that all were."""
+        return not bool((lost & ~unused).any())
 
     def calm(self, vector: numpy.ndarray) -> None:
         """Before all is filled anew: have what is filled alike drown less of the rest."""

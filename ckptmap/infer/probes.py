@@ -66,7 +66,9 @@ def probe(left: Subject, right: Subject) -> Probed:
     return search(Side(left), Side(right), common_width([*left.shapes.values(), *right.shapes.values()]))
 
 
-def search(left: Side, right: Side, width: int, *, spread: int | None = None, close: float = CLOSE) -> Probed:
+def search(
+    left: Side, right: Side, width: int, *, spread: int | None = None, close: float = CLOSE, channels: int = CHANNELS
+) -> Probed:
     """Match the elements of two sides.
 
     Args:
@@ -75,19 +77,20 @@ def search(left: Side, right: Side, width: int, *, spread: int | None = None, cl
         width: The width of the models, on which the values depend that all is filled with at first.
         spread: The width for which values of matrices are drawn; left out, the models' own.
         close: Difference up to which fingerprints count as equal.
+        channels: Functionals per run.
 
     Raises:
         ArchitectureError: A model cannot be run, or the two have no activation in common when filled alike.
     """
-    return _Search(left, right, width, spread or width, close).result()
+    return _Search(left, right, width, spread or width, close, channels).result()
 
 
 class _Search:
-    def __init__(self, left: Side, right: Side, width: int, spread: int, close: float) -> None:
+    def __init__(self, left: Side, right: Side, width: int, spread: int, close: float, channels: int) -> None:
         import numpy
 
         self.left, self.right = left, right
-        self.width, self.spread, self.close = width, spread, close
+        self.width, self.spread, self.close, self.channels = width, spread, close, channels
         self.partner = numpy.full(self.right.size, -1, dtype=numpy.int64)
         self.taken = numpy.zeros(self.left.size, dtype=bool)
         self.random = numpy.random.default_rng(20)
@@ -105,7 +108,7 @@ class _Search:
                 pass
             for number in (0, 1):
                 silent[number] &= self.silent[number]
-            if self.right.is_enough(self.partner < 0, self._row_silent()):
+            if self.right.is_enough(self.partner < 0, self.silent[1], self._row_silent()):
                 break
             # Units that happened to be switched off may work with other values.
             self._give_again()
@@ -183,7 +186,7 @@ class _Search:
         found = []
         for number, (side, run) in enumerate(zip((self.left, self.right), runs, strict=True)):
             tensors = [places[number][pair[number]] for pair in self.pairs]
-            found.append(side.gradients(run, [functional(tensors, channel) for channel in range(CHANNELS)]))
+            found.append(side.gradients(run, [functional(tensors, channel) for channel in range(self.channels)]))
         return found
 
     def _round(self) -> bool:

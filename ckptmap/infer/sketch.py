@@ -40,6 +40,9 @@ LARGE = 64
 CLOSE = 1e-6
 """Difference up to which fingerprints of length 1 count as equal: many elements stand close to each other."""
 
+CHANNELS = 4
+"""Functionals per run; each takes a pass back through all of the model."""
+
 CALMER = 0.1
 """What elements that are not told apart are multiplied with, where they drown what is left."""
 
@@ -118,11 +121,12 @@ class SketchedSide(Side):
         places = self.subject.tracked.get(self.names[number])
         return inside if places is None else places[inside]
 
-    def is_enough(self, lost: numpy.ndarray, silent: numpy.ndarray) -> bool:
+    def is_enough(self, lost: numpy.ndarray, silent: numpy.ndarray, unused: numpy.ndarray) -> bool:
         for name in self.names:
-            mine, mute = self.part(lost, name), self.part(silent, name)
+            is_large = name in self.subject.tracked
+            mine, mute = self.part(lost, name), self.part(unused if is_large else silent | unused, name)
             # Elements that all have one value add up, and may saturate what stands behind them.
-            if name in self.subject.tracked and mine.all():
+            if is_large and mine.all():
                 return False
             if mine.mean() > FEW * (mine.ndim > 1) and (mine & ~mute).mean() > FEW * (mine.ndim > 1):
                 return False
@@ -166,7 +170,7 @@ def search_sketches(modules: Modules, calls: Calls, labels: tuple[str, str], lea
         width = sketches(subjects)
         sides = SketchedSide(subjects[0]), SketchedSide(subjects[1])
         try:
-            probed = search(*sides, width, spread=SPREAD, close=CLOSE)
+            probed = search(*sides, width, spread=SPREAD, close=CLOSE, channels=CHANNELS)
         except ArchitectureError as error:
             problem = error
             continue

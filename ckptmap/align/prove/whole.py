@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+import numpy
 import torch
 
 from ckptmap.align.prove.fills import DRAWS, NEUTRAL, POSITIVE
@@ -94,12 +95,13 @@ class Whole:
         """The values of a tensor; the same each time."""
         shape, signed = self.shapes[name], draw > 0
         dtype = self.module.state_dict(keep_vars=True)[name].dtype if name in self.floating else torch.float32
-        generator = torch.Generator().manual_seed(1_000_003 * (2 * draw + side) + self.number[name])
+        random = numpy.random.default_rng((draw, side, self.number[name]))
+        made = torch.from_numpy(random.random(shape, dtype=numpy.float32).reshape(shape))
         if sum(size > 1 for size in shape) >= 2:
-            made = torch.randn(shape, generator=generator, dtype=torch.float32)
-            return made.mul_((1.0 + 0.7 * signed) / shape[-1] ** 0.5).to(dtype)
-        made = torch.rand(shape, generator=generator, dtype=torch.float32) + 0.5
-        signs = torch.rand(shape, generator=generator) < 0.5
+            # As wide as a normal distribution would be, in a fraction of the time.
+            return made.sub_(0.5).mul_((1.0 + 0.7 * signed) * (12 / shape[-1]) ** 0.5).to(dtype)
+        made += 0.5
+        signs = torch.from_numpy(random.random(shape).reshape(shape)) < 0.5
         return (torch.where(signs, -made, made) if signed and not name.endswith(POSITIVE) else made).to(dtype)
 
 
@@ -322,9 +324,9 @@ def _run(side: Whole, module: torch.nn.Module, call: Runner) -> Run:
     finally:
         for one in hooks:
             one.remove()
-    inner = [Activation(place, tensor, False, (0.0,) * 4) for place, tensor in numbered(seen) if tensor.numel() > 1]
+    inner = [Activation(place, tensor, False) for place, tensor in numbered(seen) if tensor.numel() > 1]
     ends = [
-        Activation(place, tensor, True, (0.0,) * 4)
+        Activation(place, tensor, True)
         for path, tensor in returned.items()
         if (place := f"output {path}".strip()) in side.returned
     ]

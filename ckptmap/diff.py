@@ -9,6 +9,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from ckptmap.checkpoint import Checkpoint, Source, open_checkpoint
+from ckptmap.errors import CheckpointError
 from ckptmap.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -80,19 +81,10 @@ class Diff:
         return bool(names_differ or (self.dtype_differs and not tolerant) or self.values)
 
     def __str__(self) -> str:
-        left_out = f"; {_tensors(self.left_out)} left out could not be compared" if self.left_out else ""
-        values = "" if self.values is None else f"; {self.values}"
-        if not (self.only_left or self.only_right or self.shape_differs or self.dtype_differs):
-            return f"{_all_agree(len(self.same))}{left_out}{values}"
-        differing = len({pair.name for pair in (*self.shape_differs, *self.dtype_differs)})
-        counts = f"{len(self.shape_differs):,} in shape, {len(self.dtype_differs):,} in dtype"
-        return (
-            f"{_tensors(len(self.same))} the same in name, shape and dtype, {len(self.only_left):,} only left, "
-            f"{len(self.only_right):,} only right, {differing:,} differ"
-            + (f" ({counts})" if differing else "")
-            + left_out
-            + values
-        )
+        if self.values is not None:
+            return f"{names_text(self)}; {self.values}"
+        # Names that agree say nothing of values, and whoever reads one line only must not take it for that.
+        return names_text(self) + ("; values were not compared" if self.same else "")
 
     def _repr_html_(self) -> str:
         from ckptmap.report.html.notebook import diff_html
@@ -190,6 +182,44 @@ def _by_rules(prepared: Prepared) -> Diff:
         left=prepared.left,
         right=prepared.right,
     )
+
+
+def names_text(diff: Diff) -> str:
+    """What headers tell, in one sentence: the differences first, of values nothing."""
+    left_out = f"; {_tensors(diff.left_out)} left out could not be compared" if diff.left_out else ""
+    differing = len({pair.name for pair in (*diff.shape_differs, *diff.dtype_differs)})
+    in_what = f"{len(diff.shape_differs):,} in shape, {len(diff.dtype_differs):,} in dtype"
+    counts = [
+        f"{count:,} {what}"
+        for count, what in (
+            (len(diff.only_left), "only left"),
+            (len(diff.only_right), "only right"),
+            (differing, f"on both sides and not the same ({in_what})"),
+        )
+        if count
+    ]
+    if not counts:
+        return f"{_all_agree(len(diff.same))}{left_out}"
+    differences = len(diff.only_left) + len(diff.only_right) + differing
+    noun = "difference" if differences == 1 else "differences"
+    if diff.only_left and diff.only_right and not (diff.same or differing):
+        return f"no name in common: {', '.join(counts)}{_architectures(diff)}{left_out}"
+    same = f"; {len(diff.same):,} the same{AGREE}" if diff.same else ""
+    return f"{differences:,} {noun}: {', '.join(counts)}{same}{left_out}"
+
+
+def _architectures(diff: Diff) -> str:
+    """That the sides are models of other kinds, where both say so."""
+    kinds = [_model_type(side) for side in (diff.left, diff.right)]
+    return f"; different architectures ({kinds[0]} / {kinds[1]})" if all(kinds) and kinds[0] != kinds[1] else ""
+
+
+def _model_type(side: Checkpoint) -> str | None:
+    try:
+        kind = (side.config or {}).get("model_type")
+    except CheckpointError:  # a config that cannot be read hides no difference of tensors
+        return None
+    return kind if isinstance(kind, str) else None
 
 
 def _tensors(count: int) -> str:

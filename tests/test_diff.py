@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -36,14 +37,15 @@ def test_every_kind_of_difference() -> None:
     assert diff.same == ("same",)
     assert diff
     assert str(diff) == (
-        "1 tensor the same in name, shape and dtype, 1 only left, 1 only right, 3 differ (2 in shape, 2 in dtype)"
+        "5 differences: 1 only left, 1 only right, 3 on both sides and not the same (2 in shape, 2 in dtype); "
+        "1 the same in name, shape and dtype; values were not compared"
     )
 
 
 def test_equal_inventories_are_no_difference() -> None:
     diff = ckptmap.diff(tensors(a=(1,)), tensors(a=(1,)))
     assert not diff
-    assert str(diff) == "the 1 tensor agrees in name, shape and dtype"
+    assert str(diff) == "the 1 tensor agrees in name, shape and dtype; values were not compared"
     assert str(ckptmap.diff(tensors(a=(1,), b=(1,)), tensors(a=(1,), b=(1,)))).startswith("all 2 tensors agree in name")
     assert str(ckptmap.diff({}, {})) == "neither side has a tensor"
     assert hash(diff) == hash(ckptmap.diff(tensors(a=(1,)), tensors(a=(1,))))
@@ -107,7 +109,10 @@ def test_what_could_not_be_compared_is_said() -> None:
     diff = ckptmap.diff(left, left)
     assert not diff
     assert diff.left_out == 2
-    assert str(diff) == "the 1 tensor agrees in name, shape and dtype; 2 tensors left out could not be compared"
+    assert str(diff) == (
+        "the 1 tensor agrees in name, shape and dtype; 2 tensors left out could not be compared; "
+        "values were not compared"
+    )
     without = ckptmap.open_checkpoint(left, exclude="s")
     assert ckptmap.diff(without, without).left_out == 0
 
@@ -127,3 +132,15 @@ def test_a_filter_that_leaves_nothing_of_both_sides_is_an_error() -> None:
         ckptmap.diff(*sides)
     assert ckptmap.diff(sides[0], tensors(a=(1,))).only_right == ("a",)
     assert not ckptmap.diff({}, {})
+
+
+def test_models_of_other_kinds_have_nothing_in_common_and_it_is_said(fixtures: Path) -> None:
+    diff = ckptmap.diff(fixtures / "roberta-cls", fixtures / "gpt2-tied")
+    assert str(diff).startswith("no name in common: 41 only left, ")
+    assert str(diff).endswith("; different architectures (roberta / gpt2)")
+
+
+def test_nobody_takes_names_that_agree_for_values_that_do() -> None:
+    pair = {"a": torch.zeros(1)}, {"a": torch.ones(1)}
+    assert "values were not compared" in str(ckptmap.diff(*pair))
+    assert "values were not compared" not in str(ckptmap.diff(*pair, values=True))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from ckptmap.checkpoint import Checkpoint
-from ckptmap.diff import Diff, Pair
+from ckptmap.diff import Diff, Pair, names_text
 from ckptmap.report.document import (
     Document,
     Section,
     Tone,
+    bytes_text,
     count_text,
     parameters_of,
     pattern_rows,
@@ -34,12 +34,19 @@ def diff_document(diff: Diff, left: Checkpoint, right: Checkpoint, *, every: boo
         _differing("dtype differs", diff.dtype_differs, "dtype", every),
         *(values_sections(diff.values, every=every) if diff.values is not None else ()),
     )
-    closing = [str(replace(diff, values=None)), *([] if diff.values is None else [str(diff.values)])]
+    closing = [f"{diff}{_cost(diff)}"] if diff.values is None else [names_text(diff), str(diff.values)]
     if diff.tied:
         closing.insert(0, _tied_sentence(diff))
     if diff.prefix is not None:
         closing.insert(0, _prefix_sentence(diff))
     return Document(facts, tuple(section for section in sections if section.rows), tuple(closing), str(diff))
+
+
+def _cost(diff: Diff) -> str:
+    """What comparing values would take; a class has none, nor has what stands on one side only."""
+    files = diff.left.files and diff.right.files
+    nbytes = sum(side[name].nbytes for side in (diff.left, diff.right) for name in diff.same) if files else 0
+    return f" (--values reads at most {bytes_text(nbytes)})" if nbytes else ""
 
 
 def diff_names(diff: Diff) -> list[str]:
@@ -71,7 +78,7 @@ def diff_json(diff: Diff, left: Checkpoint, right: Checkpoint) -> dict[str, Any]
         "tied": [list(pair) for pair in diff.tied],
         "left_out": diff.left_out,
         "values": None if diff.values is None else values_json(diff.values),
-        "summary": str(replace(diff, values=None)),
+        "summary": str(diff) if diff.values is None else names_text(diff),
         "warnings": [f"{side}: {text}" for side, ckpt in (("left", left), ("right", right)) for text in ckpt.warnings],
     }
 

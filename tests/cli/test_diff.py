@@ -27,7 +27,9 @@ def test_the_same_model_in_another_form_is_no_difference(
 ) -> None:
     assert main(["diff", str(fixtures / "roberta-cls"), str(fixtures / other)]) == 0
     out, err = capsys.readouterr()
-    assert out.splitlines()[-1] == "all 41 tensors agree in name, shape and dtype"
+    assert out.splitlines()[-1] == (
+        "all 41 tensors agree in name, shape and dtype; values were not compared (--values reads at most 115 kB)"
+    )
     assert err == ""
 
 
@@ -39,7 +41,8 @@ def test_what_differs_is_shown_by_kind(sides: list[str], capsys: pytest.CaptureF
     assert "shape differs: 1 tensor\n~ shape  [2, 3] -> [3, 2]" in out
     assert "dtype differs: 1 tensor\n~ dtype  F32 -> F16" in out
     assert out.splitlines()[-1] == (
-        "1 tensor the same in name, shape and dtype, 1 only left, 1 only right, 2 differ (1 in shape, 1 in dtype)"
+        "4 differences: 1 only left, 1 only right, 2 on both sides and not the same (1 in shape, 1 in dtype); "
+        "1 the same in name, shape and dtype; values were not compared (--values reads at most 16 B)"
     )
 
 
@@ -63,7 +66,7 @@ def test_json_has_the_documented_fields(sides: list[str], capsys: pytest.Capture
 def test_markdown_leads_with_the_summary(sides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diff", *sides, "--format", "markdown"]) == 1
     out = capsys.readouterr().out
-    assert out.startswith("**1 tensor the same in name, shape and dtype, 1 only left")
+    assert out.startswith("**4 differences: 1 only left, 1 only right")
     assert "### only left: 1 tensor, 1 parameter\n\n| tensor | shape | dtype |\n" in out
     assert "| `shape` | [2, 3] -> [3, 2] |" in out
 

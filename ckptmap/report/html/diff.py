@@ -68,7 +68,7 @@ def diff_page(
         "tone": "change" if diff else "doubt" if diff.left_out else "good",
         "facts": [list(fact) for fact in document.facts],
         "sentences": [
-            *(sentence for sentence in document.closing if sentence != headline),
+            *(sentence for sentence in document.closing if not sentence.startswith(headline)),
             *fields["warnings"],
             *notes,
         ],

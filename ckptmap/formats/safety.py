@@ -86,6 +86,10 @@ class Watch:
                 else:
                     self._add("dangerous", _call_text(foreign), "")
 
+    def too_deep(self, depth: int, where: str) -> None:
+        """Add that a pickle stands in so many others that it is not looked into; nobody does so without a reason."""
+        self._add("dangerous", f"{LOAD_FROM_BYTES}(…), more than {depth} deep within one another", where)
+
     def _add(self, level: Level, what: str, where: str) -> None:
         kept = sum(finding.level == level for finding in self._findings)
         if kept < MOST_FINDINGS:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -12,9 +11,8 @@ from ckptmap.errors import CheckpointError
 from ckptmap.formats.base import ZIP_MAGIC
 from ckptmap.formats.findings import Finding
 from ckptmap.formats.safety import Watch
-from ckptmap.formats.torch_globals import WITHOUT_TENSORS
 from ckptmap.formats.torch_zip import read_directory, read_member
-from ckptmap.formats.unpickle import MAX_PICKLE_BYTES, unpickle
+from ckptmap.formats.unpickle import MAX_PICKLE_BYTES, watch_all
 from ckptmap.stores.base import Store
 from ckptmap.stores.window import WindowedFile
 
@@ -23,8 +21,6 @@ PICKLE_SUFFIXES = (
     ".metadata",
 )
 """Names of files that usually hold pickles; others are told by their first bytes."""
-MOST_PICKLES = 1000
-"""Pickles that stand one after another in a file."""
 _NPY = b"\x93NUMPY"
 _SAFE_STARTS = (b"GGUF", b"\x89HDF", b"version https://git-lfs", b"<")
 
@@ -61,9 +57,9 @@ def scan_file(store: Store, file: str) -> Scan:
     count = 0
     problem = None
     try:
-        for data, where in _pickles(store, file):
+        for data, where in _pickles(store, file, watch):
             try:
-                count += _look(data, where, watch)
+                count += watch_all(data, watch=watch, where=where)
             except CheckpointError as error:
                 if problem is None:
                     problem = f"{where}: {error.problem}" if where else error.problem
@@ -74,53 +70,33 @@ def scan_file(store: Store, file: str) -> Scan:
     return Scan(file, watch.findings, count, problem or watch.unread)
 
 
-def _look(data: bytes, where: str, watch: Watch) -> int:
-    """Watch the pickles that stand one after another; how many there were."""
-    position = 0
-    for number in range(MOST_PICKLES):
-        try:
-            _, used = unpickle(
-                data[position:],
-                known=WITHOUT_TENSORS,
-                persistent=lambda saved_id: None,
-                source="",
-                watch=watch,
-                where=where,
-            )
-        except CheckpointError:
-            if number:  # the raw data that follow the pickles of an old torch file
-                return number
-            raise
-        position += used
-        if position >= len(data) or data[position : position + 1] != b"\x80":
-            return number + 1
-    return MOST_PICKLES
-
-
-def _pickles(store: Store, file: str) -> Iterator[tuple[bytes, str]]:
+def _pickles(store: Store, file: str, watch: Watch) -> Iterator[tuple[bytes, str]]:
     """Bytes that hold a pickle, and what they are called."""
     size = store.size(file)
     head = store.read(file, 0, min(512, size))
     named = file.endswith(PICKLE_SUFFIXES)
     if head.startswith(ZIP_MAGIC):
-        yield from _in_zip(store, file)
+        yield from _in_zip(store, file, watch)
     elif head[257:262] == b"ustar":
-        yield from _in_tar(store, file)
+        yield from _in_tar(store, file, watch)
     elif head.startswith(_NPY):
         yield from _in_array(store.read(file, 0, min(size, MAX_PICKLE_BYTES)), file)
     elif head.startswith(b"\x80") or (named and size and head[8:9] != b"{" and not head.startswith(_SAFE_STARTS)):
         yield store.read(file, 0, min(size, MAX_PICKLE_BYTES)), ""
 
 
-def _in_zip(store: Store, file: str) -> Iterator[tuple[bytes, str]]:
+def _in_zip(store: Store, file: str, watch: Watch) -> Iterator[tuple[bytes, str]]:
     source = f"{store.label}/{file}"
     window = WindowedFile(store, file)
     members, directory_start = read_directory(window, source)
     for member in members.values():
         name = member.name.rpartition("/")[2]
-        if ("/data/" in member.name and "." not in name) or member.size > MAX_PICKLE_BYTES:
+        if "/data/" in member.name and "." not in name:
             continue  # a storage of torch, by far the most of an archive
-        if name.endswith((".pkl", ".pickle", ".npy", ".joblib")) or "." not in name:
+        if member.size > MAX_PICKLE_BYTES:
+            if name.endswith(PICKLE_SUFFIXES):
+                watch.unread = _too_large(member.name, member.size)
+        elif name.endswith((".pkl", ".pickle", ".npy", ".joblib")) or "." not in name:
             data = read_member(window, member, directory_start, source)
             if data.startswith(_NPY):
                 yield from _in_array(data, member.name)
@@ -128,17 +104,31 @@ def _in_zip(store: Store, file: str) -> Iterator[tuple[bytes, str]]:
                 yield data, member.name
 
 
-def _in_tar(store: Store, file: str) -> Iterator[tuple[bytes, str]]:
+def _in_tar(store: Store, file: str, watch: Watch) -> Iterator[tuple[bytes, str]]:
     size = store.size(file)
     if size > 16 * MAX_PICKLE_BYTES:
         raise CheckpointError(f"is a tar file of {size:,} bytes; unpack it and look at what is in it",
                               source=f"{store.label}/{file}")  # fmt: skip
-    with suppress(tarfile.TarError), tarfile.open(fileobj=BytesIO(store.read(file, 0, size))) as members:
-        for member in members:
-            stream = members.extractfile(member) if member.isfile() and member.size <= MAX_PICKLE_BYTES else None
-            data = b"" if stream is None else stream.read()
-            if data.startswith(b"\x80") or member.name.endswith(("pickle", ".pkl")):
-                yield data, member.name
+    try:
+        with tarfile.open(fileobj=BytesIO(store.read(file, 0, size))) as members:
+            for member in members:
+                if not member.isfile():
+                    continue
+                if member.size > MAX_PICKLE_BYTES:
+                    watch.unread = _too_large(member.name, member.size)
+                    continue
+                stream = members.extractfile(member)
+                data = b"" if stream is None else stream.read()
+                if data.startswith(ZIP_MAGIC):
+                    watch.unread = f"{member.name[:80]} in it is an archive of its own; unpack it and look at that"
+                elif data.startswith(b"\x80") or member.name.endswith(("pickle", ".pkl")):
+                    yield data, member.name
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise CheckpointError(f"the tar file is damaged: {str(error)[:200]}", source=f"{store.label}/{file}") from None
+
+
+def _too_large(name: str, size: int) -> str:
+    return f"{name[:80]} in it is {size:,} bytes, more than is looked into"
 
 
 def _in_array(data: bytes, where: str) -> Iterator[tuple[bytes, str]]:

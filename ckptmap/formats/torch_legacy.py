@@ -13,6 +13,7 @@ from ckptmap.formats.state_dict import find_state_dict
 from ckptmap.formats.torch_globals import KNOWN
 from ckptmap.formats.torch_tensors import Storage, StorageType, Tensor, listing, make_storage, make_tensor, natural
 from ckptmap.formats.unpickle import (
+    LEGACY_MAGIC,
     MAX_PICKLE_BYTES,
     TruncatedPickleError,
     refuse_persistent_id,
@@ -21,8 +22,7 @@ from ckptmap.formats.unpickle import (
 from ckptmap.stores.base import Store
 from ckptmap.stores.window import WindowedFile
 
-# Source: torch 2.13, torch/serialization.py, MAGIC_NUMBER and PROTOCOL_VERSION.
-_MAGIC = 0x1950A86A20F9469CFC6C
+# Source: torch 2.13, torch/serialization.py, PROTOCOL_VERSION.
 _PROTOCOL = 1001
 _WINDOW = 256 * 1024
 _PICKLE_READS = (64 * 1024, 1024 * 1024, 8 * 1024 * 1024, MAX_PICKLE_BYTES)
@@ -99,7 +99,7 @@ def _after_magic(window: _Watched, source: str) -> int:
         magic, position = _pickle_at(window, 0, source, reads=_PICKLE_READS[:1])
     except CheckpointError:
         magic, position = None, 0
-    if magic != _MAGIC:
+    if magic != LEGACY_MAGIC:
         arrays = " of numpy arrays" if b"numpy" in window.read_at(0, _WINDOW) else ""
         what = f"is a plain pickle{arrays}, not a checkpoint of torch.save"
         raise CheckpointError(f"{what}; load it with what wrote it and save its tensors with torch.save", source=source)

@@ -14,7 +14,7 @@ from ckptmap.formats.safety import Watch, watched
 from ckptmap.formats.state_dict import find_state_dict
 from ckptmap.formats.torch_globals import KNOWN
 from ckptmap.formats.torch_tensors import Storage, Tensor, listing, make_storage
-from ckptmap.formats.unpickle import MAX_PICKLE_BYTES, unpickle
+from ckptmap.formats.unpickle import MAX_PICKLE_BYTES, unpickle, watch_all
 from ckptmap.stores.base import Store
 from ckptmap.stores.window import WindowedFile
 
@@ -95,7 +95,7 @@ def _read(store: Store, file: str, at: str | None, watch: Watch) -> Contents:
     if end < len(data):
         notes.append(f"{len(data) - end:,} bytes follow the pickle in data.pkl; torch reads the first pickle alone")
         with suppress(CheckpointError):
-            unpickle(data[end:], known=KNOWN, source=source, watch=watch, where="data.pkl, behind its end")
+            watch_all(data[end:], watch=watch, where="data.pkl, behind its end")
     del data
     notes += _look_at_others(window, members, pickled, directory_start, source, watch)
     chosen = find_state_dict(tree, at=at, source=source)
@@ -141,7 +141,7 @@ def _look_at_others(
             continue
         with suppress(CheckpointError):
             data = read_member(window, member, directory_start, source)
-            unpickle(data, known=KNOWN, persistent=lambda saved_id: None, source=source, watch=watch, where=member.name)
+            watch_all(data, watch=watch, where=member.name)
         if member.name.rpartition("/")[2] == "data.pkl":
             yield f"it holds two pickles of this name, and torch reads {read.name}; {member.name} is not read"
 

@@ -8,10 +8,17 @@ from collections.abc import Callable, Mapping
 from ckptmap.errors import CheckpointError
 from ckptmap.formats.pickle_machine import CutOffError, Known, Machine
 from ckptmap.formats.safety import Watch
+from ckptmap.formats.torch_globals import WITHOUT_TENSORS
 
 MAX_PICKLE_BYTES = 64 * 1024 * 1024
 MOST_INSIDE = 4
 """How deep pickles may stand in pickles; one deeper is called dangerous."""
+MOST_PICKLES = 1000
+"""Pickles that stand one after another in a file."""
+# Source: torch 2.13, torch/serialization.py, MAGIC_NUMBER, and _legacy_save: magic number, protocol, system, object and
+# keys are pickles; the storages that follow them are raw bytes.
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PICKLES = 5
 
 
 class TruncatedPickleError(CheckpointError):
@@ -55,23 +62,54 @@ def unpickle(
             _look_inside(machine, watch, where)
 
 
+def watch_all(data: bytes, *, watch: Watch, where: str, source: str = "", depth: int = 0) -> int:
+    """Watch the pickles that stand one after another, and those inside of them; no tensor is made of them.
+
+    Args:
+        data: The pickles, and what may follow them.
+        watch: Gathers what loading them would do.
+        where: Their name in the file, for the watch.
+        source: The file, for messages.
+        depth: In how many pickles they stand.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        CheckpointError: Not all of them could be read; what was seen before is in the watch.
+    """
+    position, legacy = 0, False
+    for number in range(MOST_PICKLES):
+        machine = Machine(data, WITHOUT_TENSORS, lambda saved_id: None)
+        machine.position = position
+        try:
+            value, position = _run(machine, source)
+        except CheckpointError:
+            if legacy and number >= _LEGACY_PICKLES:
+                return number  # a storage whose size looks like the start of a pickle
+            raise
+        finally:
+            watch.saw(machine, where)
+            _look_inside(machine, watch, where, depth)
+        legacy = legacy or (number == 0 and type(value) is int and value == LEGACY_MAGIC)
+        if data[position : position + 1] != b"\x80":
+            return number + 1
+    raise CheckpointError(f"more than {MOST_PICKLES:,} pickles stand one after another", source=source)
+
+
 def _look_inside(machine: Machine, watch: Watch, where: str, depth: int = 0) -> None:
     """Watch pickles that a pickle holds as bytes and torch would load: tensors that were pickled without torch.save.
 
     Source: torch 2.13, torch/storage.py, `_load_from_bytes`, and `__reduce__`, which writes the old format.
     """
     for data in watch.inside(machine):
-        position = 0
-        while data[position : position + 1] == b"\x80" and depth < MOST_INSIDE:
-            inner = Machine(data[position:], machine.known, lambda saved_id: None)
-            try:
-                _run(inner, "")
-            except CheckpointError:
-                break
-            finally:
-                watch.saw(inner, where)
-                _look_inside(inner, watch, where, depth + 1)
-            position += inner.position
+        if depth == MOST_INSIDE:
+            watch.too_deep(depth, where)
+            continue
+        try:
+            watch_all(data, watch=watch, where=where, depth=depth + 1)
+        except CheckpointError as error:
+            watch.unread = f"a pickle inside of it: {error.problem}"
 
 
 def _run(machine: Machine, source: str) -> tuple[object, int]:

@@ -203,3 +203,43 @@ def test_two_pickles_of_one_name_are_told(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_at_all_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         scan_file(LocalStore(tmp_path), "nothing.pt")
+
+
+def nested(times: int) -> bytes:
+    """A call, within so many pickles that torch.storage._load_from_bytes would load one after the other."""
+    data = PLAIN
+    for _ in range(times):
+        data = b"\x80\x02ctorch.storage\n_load_from_bytes\nB" + len(data).to_bytes(4, "little") + data + b"\x85R."
+    return data
+
+
+@pytest.mark.parametrize("times", [1, 4, 5, 9])
+def test_no_depth_hides_a_call(tmp_path: Path, times: int) -> None:
+    (tmp_path / "model.bin").write_bytes(nested(times))
+    found = " ".join(finding.what for finding in ckptmap.scan(tmp_path).dangers)
+    assert "os.system('id')" in found if times < 5 else "more than 4 deep" in found
+
+
+def test_what_cannot_be_read_is_never_called_clean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cut = pickle.dumps({"a": 1}, 2)[:-4]
+    odd = {
+        "a legacy file whose object is damaged": legacy(b"\x80\x02\xff" + PLAIN[2:]),
+        "a second pickle that is damaged": pickle.dumps(1, 2) + b"\x80\x02\xff.",
+        "a damaged pickle within one": b"\x80\x02ctorch.storage\n_load_from_bytes\nB"
+        + len(cut).to_bytes(4, "little") + cut + b"\x85R.",
+        "an archive in a tar file": in_tar(hostile.archive(hostile.state())),
+        "a tar file that is cut off": in_tar(bytes(4000))[:2000],
+        "too many": pickle.dumps(1, 2) * 1001,
+    }  # fmt: skip
+    for what, data in odd.items():
+        (tmp_path / "model.bin").write_bytes(data)
+        assert main(["inspect", str(tmp_path / "model.bin"), "--safety"]) == 2, what
+        capsys.readouterr()
+
+
+def test_raw_storages_that_look_like_a_pickle_are_none(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(128)}, tmp_path / "model.bin", _use_new_zipfile_serialization=False)
+    with open(tmp_path / "tensor.pkl", "wb") as file:
+        pickle.dump({"a": torch.ones(128)}, file)
+    found = ckptmap.scan(tmp_path)
+    assert (found.dangers, found.unread) == ((), ())

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from ckptmap.infer.by_modules import ByModules
     from ckptmap.infer.findings import Elements, Sizes
     from ckptmap.infer.inputs import Inputs
-    from ckptmap.infer.proof import Verification
+    from ckptmap.infer.probe_runs import Runner
+    from ckptmap.infer.proof import Difference, Verification
     from ckptmap.spec import TensorSpec
 
 Names: TypeAlias = "Checkpoint | Mapping[str, TensorSpec | torch.Tensor]"
@@ -53,6 +54,7 @@ class Remap:
         note: Why models were not run, if they were not.
         left: Shapes of the left tensors, by the names that the rules have.
         right: The same of the right.
+        differences: What the two do differently, where the proof holds once that is allowed for.
     """
 
     rules: Rules
@@ -66,6 +68,7 @@ class Remap:
     note: str = ""
     left: Mapping[str, Sizes] = field(default_factory=dict, repr=False)
     right: Mapping[str, Sizes] = field(default_factory=dict, repr=False)
+    differences: tuple[Difference, ...] = ()
 
     def _repr_html_(self) -> str:
         from ckptmap.report.html.notebook import remap_html
@@ -176,12 +179,37 @@ def _are_compared(sides: tuple[Operand, Operand], values: bool | None) -> bool:
 def _by_modules(
     sides: tuple[Operand, Operand], pinned: Elements, inputs: tuple[Inputs, Inputs] | None, verify: bool
 ) -> Remap:
+    """The answer for two models that are run; where they do not agree, once what they do differently is allowed for."""
+    from ckptmap.align.diagnose.experiments import diagnosed
+    from ckptmap.infer.guessed_inputs import guessed_calls
+    from ckptmap.infer.inputs import call_with
+
+    left, right = sides[0].module, sides[1].module
+    assert left is not None and right is not None
+    if inputs is None:
+        calls = guessed_calls(left, right, (sides[0].label, sides[1].label))
+    else:
+        calls = call_with(inputs[0]), call_with(inputs[1])
+    answer: Remap | None = None
+    problem: ArchitectureError | None = None
+    try:
+        answer = _matched(sides, pinned, calls, verify)
+    except ArchitectureError as error:
+        problem = error
+    if verify and (answer is None or not (answer.verification and answer.verification.passed)):
+        found = diagnosed((left, right), calls, lambda changed: _matched(sides, pinned, changed, verify))
+        if found is not None:
+            return found
+    if answer is None:
+        raise problem or ArchitectureError("the two cannot be compared")
+    return answer
+
+
+def _matched(sides: tuple[Operand, Operand], pinned: Elements, calls: tuple[Runner, Runner], verify: bool) -> Remap:
     from ckptmap.align.config_sizes import padded_with_zeros, with_config_sizes
     from ckptmap.align.prove.check import Model, prove
     from ckptmap.infer.by_modules import PROBED, by_modules, learnt_elsewhere
-    from ckptmap.infer.guessed_inputs import guessed_calls
     from ckptmap.infer.homeless import with_homeless
-    from ckptmap.infer.inputs import call_with
     from ckptmap.infer.on_disk import as_saved
     from ckptmap.infer.probe_runs import Subject
     from ckptmap.infer.proposals import NAMED, confirmed_names
@@ -190,10 +218,6 @@ def _by_modules(
     left, right = sides
     assert left.module is not None and right.module is not None
     labels = (left.label, right.label)
-    if inputs is None:
-        calls = guessed_calls(left.module, right.module, labels)
-    else:
-        calls = call_with(inputs[0]), call_with(inputs[1])
     problem: ArchitectureError | None = None
     found: Elements = {}
     beyond: frozenset[str] = frozenset()

@@ -233,6 +233,10 @@ def _document(answer: Remap) -> dict[str, Any]:
         "left_only": {one.name: one.reason for one in answer.left_only},
         "right_only": {one.name: one.reason for one in answer.right_only},
         "evidence": dict(answer.evidence),
+        "differences": [
+            {"kind": one.kind, "places": one.places, "left": one.left, "right": one.right, "evidence": one.evidence}
+            for one in answer.differences
+        ],
         "verification": None
         if proof is None
         else {

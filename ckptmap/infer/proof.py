@@ -13,6 +13,25 @@ PROVEN, NEAR, PARTS, OPEN = OUTCOMES = ("proven", "near", "parts", "open")
 
 
 @dataclass(frozen=True)
+class Difference:
+    """One thing that two models do differently, and an experiment after which they agree.
+
+    Attributes:
+        kind: What differs: `eps`, `activation`, `causal mask`, `residual` and others.
+        places: Where on the left and where on the right: modules and what they do there.
+        left: What the left does.
+        right: What the right does.
+        evidence: What was changed on one side, whereupon the two agree.
+    """
+
+    kind: str
+    places: tuple[tuple[str, ...], tuple[str, ...]]
+    left: str
+    right: str
+    evidence: str
+
+
+@dataclass(frozen=True)
 class Verification:
     """What became of the proof.
 
@@ -36,6 +55,8 @@ class Verification:
         hangs_on_loose: Whether the outputs are equal as long as those hold one value, and differ once they have values
             of their own.
         inputs: What was run: the input itself, an empty text, and what was changed of it.
+        differences: What was changed on one side for the proof, since the two differ in it: nothing of it is proven
+            of the models as they are.
     """
 
     compared: tuple[tuple[str, str], ...]
@@ -53,6 +74,7 @@ class Verification:
     loose: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     hangs_on_loose: bool = False
     inputs: tuple[str, ...] = ("",)
+    differences: tuple[Difference, ...] = ()
 
     @property
     def agrees(self) -> bool:
@@ -61,14 +83,16 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether that holds, and all outputs of the right were compared."""
-        return self.agrees and not self.lacking
+        """Whether that holds of the models as they are, and all outputs of the right were compared."""
+        return self.agrees and not self.lacking and not self.differences
 
     @property
     def outcome(self) -> str:
         """One of `OUTCOMES`."""
         if self.passed:
             return PROVEN
+        if self.differences and self.agrees and not self.lacking:
+            return NEAR
         return OPEN if self.agrees or (self.hangs_on_loose and self.bits and not self.apart_ties) else PARTS
 
     def _repr_html_(self) -> str:

@@ -5,19 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from ckptmap.infer.proof import NEAR
 from ckptmap.patterns import group
 from ckptmap.report.document import Document, Section, count_text
 from ckptmap.rules.names import NamePattern
 from ckptmap.rules.rules import Rule
 
 if TYPE_CHECKING:
-    from ckptmap.infer.proof import Verification
+    from ckptmap.infer.proof import Difference, Verification
     from ckptmap.remapping import Remap
 
 
 def verdict(proof: Verification) -> str:
     """What became of a proof, in one sentence that begins with its outcome."""
-    return f"{proof.outcome}: {_of_proven(proof) if proof.passed else _of_failed(proof)}"
+    said = _of_near if proof.outcome == NEAR else _of_proven if proof.passed else _of_failed
+    return f"{proof.outcome}: {said(proof)}"
+
+
+def _of_near(proof: Verification) -> str:
+    differ = "; ".join(difference_text(one) for one in proof.differences)
+    return f"the two differ: {differ}. Allowing for that, {_of_proven(proof)}"
+
+
+def difference_text(one: Difference) -> str:
+    """What the two do differently, where, and what showed it, as one text."""
+    where = [
+        f"{side} at {', '.join(places)}" for side, places in zip(("left", "right"), one.places, strict=True) if places
+    ]
+    return f"{one.kind}: the right has {one.right}, the left {one.left} ({'; '.join(where)}); {one.evidence}"
 
 
 def _of_proven(proof: Verification) -> str:

@@ -66,7 +66,7 @@ LATE = {
 }
 
 # Rooms of which every file needs the heavy libraries; whoever uses them imports them late.
-BEHIND_A_DOOR = ("align/prove/", "infer/sketch.py")
+BEHIND_A_DOOR = ("align/prove/", "align/diagnose/", "infer/sketch.py")
 
 # What a notebook shows of a value is what a report says of it, and reports stand above all values. So one method of
 # each of these looks up, when a notebook calls it, to one module; nothing else of theirs may, and no other file's.

@@ -54,7 +54,6 @@ class Remap:
         note: Why models were not run, if they were not.
         left: Shapes of the left tensors, by the names that the rules have.
         right: The same of the right.
-        differences: What the two do differently, where the proof holds once that is allowed for.
     """
 
     rules: Rules
@@ -68,7 +67,11 @@ class Remap:
     note: str = ""
     left: Mapping[str, Sizes] = field(default_factory=dict, repr=False)
     right: Mapping[str, Sizes] = field(default_factory=dict, repr=False)
-    differences: tuple[Difference, ...] = ()
+
+    @property
+    def differences(self) -> tuple[Difference, ...]:
+        """What the two do differently, where the proof holds once that is allowed for."""
+        return self.verification.differences if self.verification else ()
 
     def _repr_html_(self) -> str:
         from ckptmap.report.html.notebook import remap_html
@@ -181,36 +184,30 @@ def _by_modules(
 ) -> Remap:
     """The answer for two models that are run; where they do not agree, once what they do differently is allowed for."""
     from ckptmap.align.diagnose.experiments import diagnosed
-    from ckptmap.infer.guessed_inputs import guessed_calls
-    from ckptmap.infer.inputs import call_with
+    from ckptmap.infer.guessed_inputs import calls_on
 
     left, right = sides[0].module, sides[1].module
     assert left is not None and right is not None
-    if inputs is None:
-        calls = guessed_calls(left, right, (sides[0].label, sides[1].label))
-    else:
-        calls = call_with(inputs[0]), call_with(inputs[1])
-    answer: Remap | None = None
-    problem: ArchitectureError | None = None
+    calls = calls_on(inputs, left, right, (sides[0].label, sides[1].label))
+    answer: Remap | ArchitectureError
     try:
         answer = _matched(sides, pinned, calls, verify)
+        proven = answer.verification is not None and answer.verification.passed
     except ArchitectureError as error:
-        problem = error
-    if verify and (answer is None or not (answer.verification and answer.verification.passed)):
+        answer, proven = error, False
+    if verify and not proven:
         found = diagnosed((left, right), calls, lambda changed: _matched(sides, pinned, changed, verify))
         if found is not None:
             return found
-    if answer is None:
-        raise problem or ArchitectureError("the two cannot be compared")
+    if isinstance(answer, ArchitectureError):
+        raise answer
     return answer
 
 
 def _matched(sides: tuple[Operand, Operand], pinned: Elements, calls: tuple[Runner, Runner], verify: bool) -> Remap:
-    from ckptmap.align.config_sizes import padded_with_zeros, with_config_sizes
+    from ckptmap.align.config_sizes import with_config_sizes
     from ckptmap.align.prove.check import Model, prove
     from ckptmap.infer.by_modules import PROBED, by_modules, learnt_elsewhere
-    from ckptmap.infer.homeless import with_homeless
-    from ckptmap.infer.on_disk import as_saved
     from ckptmap.infer.probe_runs import Subject
     from ckptmap.infer.proposals import NAMED, confirmed_names
     from ckptmap.infer.siblings import straightened
@@ -264,24 +261,17 @@ def _matched(sides: tuple[Operand, Operand], pinned: Elements, calls: tuple[Runn
                 found, answer, proof = straight, better, again
     if proof is not None and proof.outcome == PARTS:
         return _disproven(answer, proof, sides)
-    saved, carried, reasons = as_saved(sides, found, evidence)
-    if saved != sides:
-        answer = _answer(saved, carried, reasons, silent, beyond)
-    rules = with_homeless(
-        padded_with_zeros(answer.rules), saved[0].shapes, saved[1].shapes, answer.left_only, answer.right_only
-    )
-    return replace(answer, rules=with_config_sizes(rules, sides), verification=proof)
+    answer = _by_saved_names(answer, sides, found, evidence, silent, beyond)
+    return replace(answer, rules=with_config_sizes(answer.rules, sides), verification=proof)
 
 
 def _by_parts(
     sides: tuple[Operand, Operand], hints: Sequence[str], inputs: tuple[Inputs, Inputs] | None, verify: bool
 ) -> Remap:
     """The answer for models of real size: what was found with a few layers, proven by running all."""
-    from ckptmap.align.config_sizes import padded_with_zeros, with_config_sizes
+    from ckptmap.align.config_sizes import with_config_sizes
     from ckptmap.align.large import large
     from ckptmap.infer.by_modules import PROBED
-    from ckptmap.infer.homeless import with_homeless
-    from ckptmap.infer.on_disk import as_saved
 
     both = large(sides, inputs)
     cut, labels = both.cut, (sides[0].label, sides[1].label)
@@ -297,14 +287,10 @@ def _by_parts(
     proof = both.proof(answer.rules) if verify and not note else None
     if proof is not None and proof.outcome == PARTS:
         return _disproven(answer, proof, sides)
-    saved, carried, reasons = as_saved(cut, found, evidence)
-    if saved != cut:
-        answer = _answer(saved, carried, reasons, silent, beyond)
-    rules = padded_with_zeros(answer.rules)
-    rules = with_homeless(rules, saved[0].shapes, saved[1].shapes, answer.left_only, answer.right_only)
+    answer = _by_saved_names(answer, cut, found, evidence, silent, beyond)
     return replace(
         answer,
-        rules=with_config_sizes(rules, sides),
+        rules=with_config_sizes(answer.rules, sides),
         left_only=both.whole_unmatched(answer.left_only, 0),
         right_only=both.whole_unmatched(answer.right_only, 1),
         evidence=both.whole_names(answer.evidence, 1),
@@ -313,6 +299,27 @@ def _by_parts(
         left=sides[0].shapes,
         right=sides[1].shapes,
     )
+
+
+def _by_saved_names(
+    answer: Remap,
+    sides: tuple[Operand, Operand],
+    found: Elements,
+    evidence: Mapping[str, str],
+    silent: frozenset[str] | None,
+    beyond: frozenset[str],
+) -> Remap:
+    """The answer by the names that checkpoints have, its rules with what has no counterpart."""
+    from ckptmap.align.config_sizes import padded_with_zeros
+    from ckptmap.infer.homeless import with_homeless
+    from ckptmap.infer.on_disk import as_saved
+
+    saved, carried, reasons = as_saved(sides, found, evidence)
+    if saved != sides:
+        answer = _answer(saved, carried, reasons, silent, beyond)
+    rules = padded_with_zeros(answer.rules)
+    rules = with_homeless(rules, saved[0].shapes, saved[1].shapes, answer.left_only, answer.right_only)
+    return replace(answer, rules=rules)
 
 
 def _said(answer: Remap) -> Elements:

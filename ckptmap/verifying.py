@@ -53,8 +53,7 @@ def verify(
     """
     from ckptmap.align.prove.check import Model, prove
     from ckptmap.infer.by_modules import learnt_elsewhere
-    from ckptmap.infer.guessed_inputs import guessed_calls
-    from ckptmap.infer.inputs import call_with
+    from ckptmap.infer.guessed_inputs import calls_on
     from ckptmap.infer.running import one_thread
 
     file = rules if isinstance(rules, Rules) else Rules.parse(read_text(rules), os.fspath(rules))
@@ -69,7 +68,7 @@ def verify(
     assert ours is not None and theirs is not None
     found = _elements(file, sides, sizes or {})
     labels = sides[0].label, sides[1].label
-    calls = guessed_calls(ours, theirs, labels) if inputs is None else (call_with(inputs[0]), call_with(inputs[1]))
+    calls = calls_on(inputs, ours, theirs, labels)
     models = [
         Model(side.module, call, side.label, names)
         for side, call, names in zip(sides, calls, learnt_elsewhere(ours, theirs), strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 from ckptmap.infer.by_modules import ByModules, learnt_elsewhere
@@ -54,13 +55,11 @@ class Large:
         from ckptmap.align.prove.variations import variations
         from ckptmap.align.prove.whole import prove_whole
 
-        wholes = self._wholes()
         modules = [one.module for one in self.short]
         varied = variations((modules[0], modules[1]), self.calls)
         return prove_whole(
             rules,
-            wholes[0],
-            wholes[1],
+            *self._wholes,
             varied,
             allowed=lambda: tolerance(self.sketched.subjects, list(self.seen.compared)),
             unreached=lambda: self._unreached([one.calls[1] for one in varied]),
@@ -70,7 +69,7 @@ class Large:
         """What the proof takes and is not there; empty if it is."""
         from ckptmap.align.prove.whole import bytes_needed
 
-        takes, free = bytes_needed(*self._wholes()), free_memory()
+        takes, free = bytes_needed(*self._wholes), free_memory()
         if takes <= free:
             return ""
         return (
@@ -79,6 +78,7 @@ class Large:
             "Free memory, or build both with fewer layers (--left-arg, --right-arg) to have it proven"
         )
 
+    @cached_property
     def _wholes(self) -> tuple[Whole, Whole]:
         from ckptmap.align.prove.whole import Whole
 
@@ -135,18 +135,16 @@ def large(sides: Sides, inputs: tuple[Inputs, Inputs] | None) -> Large:
         ArchitectureError: They cannot be run, or compute nothing in common.
     """
     from ckptmap.align.prove.variations import of_one_image
-    from ckptmap.infer.guessed_inputs import guessed_calls
-    from ckptmap.infer.inputs import call_with
+    from ckptmap.infer.guessed_inputs import calls_on
     from ckptmap.infer.sketch import search_sketches
 
     left, right = sides
     assert left.module is not None and right.module is not None
     labels = left.label, right.label
     short = shortened(left.module, right.module, tables=inputs is None)
+    calls = calls_on(inputs, short[0].module, short[1].module, labels)
     if inputs is None:
-        calls = of_one_image(guessed_calls(short[0].module, short[1].module, labels))
-    else:
-        calls = call_with(inputs[0]), call_with(inputs[1])
+        calls = of_one_image(calls)
     learnt = learnt_elsewhere(left.module, right.module)
     kept = [
         frozenset(name for name in names if one.like(name) == name) for names, one in zip(learnt, short, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -233,10 +234,7 @@ def _document(answer: Remap) -> dict[str, Any]:
         "left_only": {one.name: one.reason for one in answer.left_only},
         "right_only": {one.name: one.reason for one in answer.right_only},
         "evidence": dict(answer.evidence),
-        "differences": [
-            {"kind": one.kind, "places": one.places, "left": one.left, "right": one.right, "evidence": one.evidence}
-            for one in answer.differences
-        ],
+        "differences": [asdict(one) for one in answer.differences],
         "verification": None
         if proof is None
         else {

@@ -54,12 +54,7 @@ def unpickle(
         CheckpointError: It is no pickle, or breaks a limit.
     """
     machine = Machine(data, known, persistent)
-    try:
-        return _run(machine, source)
-    finally:
-        if watch is not None:
-            watch.saw(machine, where)
-            _look_inside(machine, watch, where)
+    return _run(machine, source) if watch is None else _run_watched(machine, source, watch, where)
 
 
 def watch_all(data: bytes, *, watch: Watch, where: str, source: str = "", depth: int = 0) -> int:
@@ -83,21 +78,27 @@ def watch_all(data: bytes, *, watch: Watch, where: str, source: str = "", depth:
         machine = Machine(data, WITHOUT_TENSORS, lambda saved_id: None)
         machine.position = position
         try:
-            value, position = _run(machine, source)
+            value, position = _run_watched(machine, source, watch, where, depth)
         except CheckpointError:
             if legacy and number >= _LEGACY_PICKLES:
                 return number  # a storage whose size looks like the start of a pickle
             raise
-        finally:
-            watch.saw(machine, where)
-            _look_inside(machine, watch, where, depth)
         legacy = legacy or (number == 0 and type(value) is int and value == LEGACY_MAGIC)
         if data[position : position + 1] != b"\x80":
             return number + 1
     raise CheckpointError(f"more than {MOST_PICKLES:,} pickles stand one after another", source=source)
 
 
-def _look_inside(machine: Machine, watch: Watch, where: str, depth: int = 0) -> None:
+def _run_watched(machine: Machine, source: str, watch: Watch, where: str, depth: int = 0) -> tuple[object, int]:
+    """Run it; what it came across is in the watch, whether or not it came to its end."""
+    try:
+        return _run(machine, source)
+    finally:
+        watch.saw(machine, where)
+        _look_inside(machine, watch, where, depth)
+
+
+def _look_inside(machine: Machine, watch: Watch, where: str, depth: int) -> None:
     """Watch pickles that a pickle holds as bytes and torch would load: tensors that were pickled without torch.save.
 
     Source: torch 2.13, torch/storage.py, `_load_from_bytes`, and `__reduce__`, which writes the old format.

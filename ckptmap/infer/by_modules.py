@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ckptmap.errors import ArchitectureError
 from ckptmap.infer.agreement import agreement
@@ -19,6 +19,8 @@ from ckptmap.infer.stacks import KEPT, Stack, carry_on, cut
 if TYPE_CHECKING:
     import numpy
     import torch
+
+    from ckptmap.infer.probe_side import Side
 
 Modules: TypeAlias = "tuple[torch.nn.Module, torch.nn.Module]"
 Calls: TypeAlias = "tuple[Runner, Runner]"
@@ -119,7 +121,7 @@ def _search(modules: Modules, calls: Calls, labels: tuple[str, str], learnt: Lea
         except ArchitectureError as error:
             problem = error
             continue
-        if best is None or _known(result) > _known(best):
+        if best is None or known_elements(result) > known_elements(best):
             best = result
         # What looks silent may only lie behind what the two have in common so far.
         if all((array >= 0).all() for array in best.found.elements.values()):
@@ -176,25 +178,32 @@ def _collect(probed: Probed) -> ByModules:
         part = probed.left.part(numbers[:-1], name)
         part[...] = found.first[name] + numpy.arange(part.size).reshape(part.shape)
     elements = {name: numbers[probed.right.part(probed.partner, name)] for name in probed.right.names}
-    for name, first in right.aliases.items():
+    share_aliases(elements, right.aliases)
+    return ByModules(
+        Partial({**found.elements, **elements}, left.shapes, right.shapes),
+        silent_tensors(probed.right, probed.right_silent),
+        silent_tensors(probed.left, probed.left_silent),
+        probed.compared,
+    )
+
+
+def share_aliases(elements: dict[str, numpy.ndarray], aliases: Mapping[str, str]) -> None:
+    """Let all names of a tensor have what is known of one."""
+    for name, first in aliases.items():
         # Where each name is a leaf of its own, one of them may be the only one that the model uses.
         if name not in elements or (elements[name] < 0).all():
             elements[name] = elements[first]
         elif (elements[first] < 0).all():
             elements[first] = elements[name]
-    return ByModules(
-        Partial({**found.elements, **elements}, left.shapes, right.shapes),
-        _silent(probed.right, probed.right_silent),
-        _silent(probed.left, probed.left_silent),
-        probed.compared,
-    )
 
 
-def _silent(side: Any, silent: numpy.ndarray) -> frozenset[str]:
+def silent_tensors(side: Side, silent: numpy.ndarray) -> frozenset[str]:
+    """Tensors of which no element changes what was compared."""
     return frozenset(name for name in side.names if side.part(silent, name).all())
 
 
-def _known(result: ByModules) -> int:
+def known_elements(result: ByModules) -> int:
+    """Right elements that have a partner."""
     return sum(int((array >= 0).sum()) for array in result.found.elements.values())
 
 

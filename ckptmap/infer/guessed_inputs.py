@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptmap.errors import ArchitectureError
-from ckptmap.infer.inputs import outputs
+from ckptmap.infer.inputs import call_with, outputs
 
 if TYPE_CHECKING:
     import torch
 
+    from ckptmap.infer.inputs import Inputs
     from ckptmap.infer.probe_runs import Runner
 
 TOKENS = (2, 9)
@@ -28,6 +29,19 @@ class Guess:
 
     what: str
     ways: tuple[tuple[str, Runner], ...]
+
+
+def calls_on(
+    inputs: tuple[Inputs, Inputs] | None, left: torch.nn.Module, right: torch.nn.Module, labels: tuple[str, str]
+) -> tuple[Runner, Runner]:
+    """How to run both models: on the inputs that are given, else on usual ones.
+
+    Raises:
+        ArchitectureError: The inputs are none, or none of the usual ones runs both.
+    """
+    if inputs is None:
+        return guessed_calls(left, right, labels)
+    return call_with(inputs[0]), call_with(inputs[1])
 
 
 def guessed_calls(left: torch.nn.Module, right: torch.nn.Module, labels: tuple[str, str]) -> tuple[Runner, Runner]:

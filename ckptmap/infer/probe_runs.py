@@ -184,7 +184,7 @@ class Subject:
         self.shapes = {name: tuple(tensor.shape) for name, tensor in persistent.items()}
         parameters = dict(self._pristine.named_parameters(remove_duplicate=False))
         floating = {name: tensor for name, tensor in persistent.items() if tensor.is_floating_point()}
-        self.aliases = _aliases(floating)
+        self.aliases = aliases_of(floating)
         self.same_as = self.aliases if tied else {}
         self._learnt = learnt
         trains = parameters.keys() | learnt
@@ -222,7 +222,6 @@ class Subject:
         Raises:
             ArchitectureError: The model fails, or nothing that it returns depends on its parameters.
         """
-
         from ckptmap.infer.inputs import outputs
         from ckptmap.infer.running import copy_of, differentiable, double_precision
 
@@ -239,7 +238,7 @@ class Subject:
         lookups: list[tuple[int, torch.Tensor]] = []
         with ExitStack() as stack:
             for name, part in module.named_modules():
-                stack.callback(part.register_forward_hook(_note(name, seen)).remove)
+                stack.callback(part.register_forward_hook(note_outputs(name, seen)).remove)
             stack.enter_context(differentiable())
             stack.enter_context(double_precision(lookups, smooth=self._smooth))
             try:
@@ -303,7 +302,7 @@ def plain_experts(module: torch.nn.Module) -> None:
         choose("eager")
 
 
-def _aliases(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+def aliases_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Name and the first name of the tensor it shares everything with."""
     first: dict[int, str] = {}
     return {name: first[id(t)] for name, t in tensors.items() if first.setdefault(id(t), name) != name}
@@ -324,7 +323,9 @@ def _place(module: torch.nn.Module, name: str, value: torch.Tensor, *, buffer: b
     return leaf
 
 
-def _note(name: str, seen: list[tuple[str, torch.Tensor]]) -> Callable[[Any, Any, Any], None]:
+def note_outputs(name: str, seen: list[tuple[str, torch.Tensor]]) -> Callable[[Any, Any, Any], None]:
+    """A forward hook that adds a module's outputs, each with its place."""
+
     def hook(_module: Any, _inputs: Any, output: Any) -> None:
         from ckptmap.infer.inputs import outputs
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Side:
 
         for name in self.subject.parameters:
             self.start[name] = self.size
-            self.size += int(numpy.prod(self.sizes(name), dtype=numpy.int64))
+            self.size += prod(self.sizes(name))
         self.names = tuple(self.start)
         self.starts = numpy.array([*self.start.values()], dtype=numpy.int64)
 
@@ -38,10 +39,7 @@ class Side:
         """The tensor's own elements in a vector; a view."""
         shape = self.sizes(name)
         start = self.start[name]
-        length = 1
-        for size in shape:
-            length *= size
-        return vector[..., start : start + length].reshape((*vector.shape[:-1], *shape))
+        return vector[..., start : start + prod(shape)].reshape((*vector.shape[:-1], *shape))
 
     def put(self, vector: numpy.ndarray, name: str, values: numpy.ndarray) -> None:
         """Give a tensor these values, an array of its shape."""

@@ -30,6 +30,9 @@ class Difference:
     right: str
     evidence: str
 
+    def __str__(self) -> str:
+        return f"{self.kind}: the right has {self.right}, the left {self.left}"
+
 
 @dataclass(frozen=True)
 class Verification:

@@ -14,7 +14,7 @@ import numpy
 
 from ckptmap.errors import ArchitectureError
 from ckptmap.infer.agreement import common_width
-from ckptmap.infer.by_modules import ByModules
+from ckptmap.infer.by_modules import ByModules, known_elements, share_aliases, silent_tensors
 from ckptmap.infer.extend import Partial, extend
 from ckptmap.infer.leftovers import pair_leftovers
 from ckptmap.infer.probe_fills import distinct
@@ -59,11 +59,10 @@ class Sketch(Subject):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.base = 0.0
-        self.tracked = {
-            name: _cross(self.shapes[name])
-            for name in self.parameters
-            if min(_split(self.shapes[name])) > LARGE and name not in self._looked_up()
-        }
+        self.tracked: dict[str, numpy.ndarray] = {}
+        wide = [name for name in self.parameters if min(_split(self.shapes[name])) > LARGE]
+        tables = self._looked_up() if wide else set()
+        self.tracked = {name: _cross(self.shapes[name]) for name in wide if name not in tables}
         for name in self.tracked:
             del self.own[name]
 
@@ -78,16 +77,14 @@ class Sketch(Subject):
 
     def _looked_up(self) -> set[str]:
         """Tables: tensors of which the inputs reach some rows only."""
-        if not hasattr(self, "_tables"):
-            run = self.run({name: numpy.full(self.shapes[name], 0.01) for name in self.parameters})
-            felt = run.gradients([functional([one.tensor for one in run.activations], 0)])
-            self._tables = {name for name, one in felt.items() if _is_table(one[0])}
-        return self._tables
+        run = self.run({name: numpy.full(self.shapes[name], 0.01) for name in self.parameters})
+        felt = run.gradients([functional([one.tensor for one in run.activations], 0)])
+        return {name for name, one in felt.items() if _is_table(one[0])}
 
     def _filled(self, module: torch.nn.Module, name: str, values: Values) -> tuple[torch.Tensor, torch.Tensor]:
         import torch
 
-        if name not in getattr(self, "tracked", {}):
+        if name not in self.tracked:
             return super()._filled(module, name, values)
         shape = self.shapes[name]
         places = torch.from_numpy(self.tracked[name])
@@ -180,23 +177,16 @@ def search_sketches(modules: Modules, calls: Calls, labels: tuple[str, str], lea
         pairs = probed.compared
         if any(place.startswith("output") for _, place in pairs):
             pair_leftovers(found, *([name for name, _ in module.named_parameters()] for module in modules))
-        silent = [
-            frozenset(name for name in side.names if side.part(mute, name).all())
-            for side, mute in ((probed.left, probed.left_silent), (probed.right, probed.right_silent))
-        ]
-        seen = ByModules(found, silent[1], silent[0], pairs)
+        silent = silent_tensors(probed.right, probed.right_silent)
+        seen = ByModules(found, silent, silent_tensors(probed.left, probed.left_silent), pairs)
         result = Sketched(seen, subjects, _returned(sides, width))
-        if best is None or _known(result) > _known(best):
+        if best is None or known_elements(seen) > known_elements(best.seen):
             best = result
-        if _known(best) == sum(array.size for array in best.seen.found.elements.values()):
+        if known_elements(best.seen) == sum(array.size for array in best.seen.found.elements.values()):
             break
     if best is None:
         raise problem or ArchitectureError(f"{labels[0]} and {labels[1]} cannot be compared")
     return best
-
-
-def _known(result: Sketched) -> int:
-    return sum(int((array >= 0).sum()) for array in result.seen.found.elements.values())
 
 
 def _returned(sides: tuple[SketchedSide, SketchedSide], width: int) -> tuple[frozenset[str], frozenset[str]]:
@@ -258,11 +248,7 @@ def completed(probed: Probed) -> Partial:
             found.elements[name] = _separable(flat.reshape(theirs.shapes[name]))
         else:
             found.elements[name] = _rows_filled(partner)
-    for name, first in theirs.aliases.items():
-        if name not in found.elements or (found.elements[name] < 0).all():
-            found.elements[name] = found.elements[first]
-        elif (found.elements[first] < 0).all():
-            found.elements[first] = found.elements[name]
+    share_aliases(found.elements, theirs.aliases)
     return Partial(found.elements, ours.shapes, theirs.shapes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 from ckptmap.infer.findings import Open, Unmatched
@@ -23,7 +24,7 @@ def without_ties(elements: Elements, sides: tuple[Operand, Operand]) -> Elements
     found = {name: array.copy() for name, array in elements.items()}
     for second, first in left.ties.items():
         start, other = numbering.first[second], numbering.first[first]
-        size = int(numpy.prod(left.shapes[second], dtype=numpy.int64))
+        size = prod(left.shapes[second])
         for array in found.values():
             inside = (array >= start) & (array < start + size)
             array[inside] += other - start
@@ -59,7 +60,7 @@ def leftovers(
 ) -> tuple[tuple[Open, ...], tuple[Unmatched, ...], tuple[Unmatched, ...]]:
     """What to ask about the rest, and what has no counterpart whatever the answer."""
     left, right = sides
-    sizes = {name: _size(left.shapes[name]) for name in left_over}
+    sizes = {name: prod(left.shapes[name]) for name in left_over}
     opened: list[Open] = []
     right_only: list[Unmatched] = []
     asked: set[str] = set()
@@ -71,7 +72,7 @@ def leftovers(
         if right.is_buffer(name):
             right_only.append(Unmatched(name, "buffer"))
             continue
-        here = _size(right.shapes[name])
+        here = prod(right.shapes[name])
         candidates = tuple(one for one in left_over if sizes[one] == here and not left.is_buffer(one))
         if not candidates:
             dead = "; it changes no output" if silent and name in silent else ""
@@ -91,10 +92,3 @@ def leftovers(
         if name not in asked
     )
     return tuple(opened), left_only, tuple(right_only)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total

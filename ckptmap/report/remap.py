@@ -32,7 +32,7 @@ def difference_text(one: Difference) -> str:
     where = [
         f"{side} at {', '.join(places)}" for side, places in zip(("left", "right"), one.places, strict=True) if places
     ]
-    return f"{one.kind}: the right has {one.right}, the left {one.left} ({'; '.join(where)}); {one.evidence}"
+    return f"{one} ({'; '.join(where)}); {one.evidence}"
 
 
 def _of_proven(proof: Verification) -> str:

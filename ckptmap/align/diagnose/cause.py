@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
-from ckptmap.align.diagnose.watch import (
-    Handlers,
-    Site,
-)
-
-if TYPE_CHECKING:
-    pass
+from ckptmap.align.diagnose.watch import Handlers, Site
 
 LEFT, RIGHT = 0, 1
 SIDES = "left", "right"
@@ -57,6 +51,11 @@ class Cause:
 def single(kind: str, handler: Any) -> Handlers:
     """One kind of operation done in another way."""
     return {kind: handler}
+
+
+def sites_of_kinds(trace: Sequence[Site], kinds: Sequence[str]) -> tuple[Site, ...]:
+    """The operations of these kinds in a run."""
+    return tuple(one for one in trace if one.kind in kinds)
 
 
 def in_layer(name: str) -> bool:

@@ -9,10 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ckptmap.align.diagnose.cause import (
+    LEFT,
+    RIGHT,
+    SIDES,
+    Cause,
+    Models,
+    Traces,
+    in_layer,
+    single,
+    sites_of_kinds,
+)
+from ckptmap.align.diagnose.structure import depths, left_out, rows_left_out
 from ckptmap.align.diagnose.watch import (
     ACTIVATION,
     ADD,
     ATTENTION,
+    EPS_POSITIONS,
     MASK,
     MODULE,
     NORM,
@@ -21,20 +34,18 @@ from ckptmap.align.diagnose.watch import (
     Handlers,
     Operation,
     Site,
+    changed,
     sizes_of,
 )
 
 if TYPE_CHECKING:
     from ckptmap.infer.probe_runs import Runner
 
-from ckptmap.align.diagnose.cause import LEFT, RIGHT, SIDES, Cause, Models, Traces, in_layer, single
-from ckptmap.align.diagnose.structure import depths, left_out, rows_left_out
-
 
 def plain_causes(traces: Traces) -> Iterator[Cause]:
     """Differences that stand in the operations themselves: an eps, an activation. They are tried together."""
     for kind, name in ((NORM, "eps"), (ACTIVATION, "activation")):
-        left, right = ([one for one in side if one.kind == kind] for side in traces)
+        left, right = (sites_of_kinds(side, (kind,)) for side in traces)
         wanted = _wanted([one.value for one in left], [one.value for one in right])
         other = [n for n, (one, want) in enumerate(zip(right, wanted, strict=True)) if one.value != want]
         if not other:
@@ -42,11 +53,8 @@ def plain_causes(traces: Traces) -> Iterator[Cause]:
         theirs = ", ".join(dict.fromkeys(str(right[n].value) for n in other))
         ours = ", ".join(dict.fromkeys(str(wanted[n]) for n in other))
         change = partial(_with_eps if kind == NORM else _with_activation, wanted)
-        said = (
-            (f"norm eps {ours}", f"norm eps {theirs}")
-            if kind == NORM
-            else (f"activation {ours}", f"activation {theirs}")
-        )
+        what = "norm eps" if kind == NORM else name
+        said = f"{what} {ours}", f"{what} {theirs}"
         yield Cause(
             name,
             said[LEFT],
@@ -87,7 +95,7 @@ def _wanted(left: list[Any], right: list[Any]) -> list[Any]:
 def _with_eps(wanted: list[float], number: int, operation: Operation) -> Any:
     eps = wanted[number % len(wanted)]
     name, args = operation.func.__name__, list(operation.args)
-    at = {"layer_norm": 4, "group_norm": 4, "rms_norm": 3, "batch_norm": 7}.get(name, 1)
+    at = EPS_POSITIONS.get(name, 1)
     if len(args) > at:
         args[at] = eps
         return operation(*args)
@@ -107,7 +115,7 @@ def _with_activation(wanted: list[str], number: int, operation: Operation) -> An
 
 
 def _pools(traces: Traces) -> Iterator[Cause]:
-    found = [[one for one in side if one.kind == POOL] for side in traces]
+    found = [sites_of_kinds(side, (POOL,)) for side in traces]
     if not all(found):
         return
     ours, theirs = found[0][-1], found[1][-1]
@@ -135,8 +143,8 @@ def _pooled(at: int, how: str, number: int, operation: Operation) -> Any:
 # ------------------------------------------------------------------ attention
 
 
-def _attention(traces: Traces) -> tuple[list[Site], list[Site]]:
-    left, right = ([one for one in side if one.kind == ATTENTION] for side in traces)
+def _attention(traces: Traces) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
+    left, right = (sites_of_kinds(side, (ATTENTION,)) for side in traces)
     return left, right
 
 
@@ -255,7 +263,7 @@ def _other_heads(now: int, wanted: int, factor: float) -> Handlers:
 
 def _residuals(traces: Traces) -> Iterator[Cause]:
     """The side with more sums in its layers drops one in each layer."""
-    sums = [[one for one in side if one.kind == ADD and in_layer(one.module)] for side in traces]
+    sums = [[one for one in sites_of_kinds(side, (ADD,)) if in_layer(one.module)] for side in traces]
     if not all(sums) or len(sums[0]) == len(sums[1]):
         return
     side = int(len(sums[1]) > len(sums[0]))
@@ -263,7 +271,7 @@ def _residuals(traces: Traces) -> Iterator[Cause]:
     if len(sums[side]) % layers:
         return
     period = len(sums[side]) // layers
-    numbers = [n for n, one in enumerate(one for one in traces[side] if one.kind == ADD) if in_layer(one.module)]
+    numbers = [n for n, one in enumerate(sites_of_kinds(traces[side], (ADD,))) if in_layer(one.module)]
     says = "residual added", "no residual added (a skip connection is missing)"
     for offset in reversed(range(period)):
         dropped = frozenset(numbers[offset::period])
@@ -302,7 +310,7 @@ def _norm_orders(traces: Traces) -> Iterator[Cause]:
         side,
         (NORM,),
         _norms_moved,
-        sites=tuple(one for one in traces[side] if one.kind == NORM and in_layer(one.module or one.after)),
+        sites=tuple(one for one in sites_of_kinds(traces[side], (NORM,)) if in_layer(one.module or one.after)),
     )
 
 
@@ -337,8 +345,6 @@ def _norms_moved() -> Handlers:
 
 def calls_with(causes: Sequence[Cause], calls: tuple[Runner, Runner]) -> tuple[Runner, Runner]:
     """Both calls with these experiments made."""
-    from ckptmap.align.diagnose.watch import changed
-
     made = list(calls)
     for one in causes:
         made[one.side] = changed(made[one.side], one.handlers, one.prepare)

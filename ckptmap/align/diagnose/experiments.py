@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, TypeAlias
 
-from ckptmap.align.diagnose.cause import LEFT, Cause
+from ckptmap.align.diagnose.cause import LEFT, Cause, Models, sites_of_kinds
 from ckptmap.align.diagnose.causes import calls_with, causes, plain_causes
 from ckptmap.align.diagnose.watch import ADD, Site, sites_of
 from ckptmap.errors import CkptmapError
@@ -19,12 +19,9 @@ from ckptmap.rules.rules import Rules
 from ckptmap.stages import tell
 
 if TYPE_CHECKING:
-    import torch
-
     from ckptmap.infer.probe_runs import Runner
     from ckptmap.remapping import Remap
 
-Models: TypeAlias = "tuple[torch.nn.Module, torch.nn.Module]"
 Calls: TypeAlias = "tuple[Runner, Runner]"
 
 SECONDS = 9.0
@@ -61,7 +58,6 @@ def diagnosed(models: Models, calls: Calls, matched: Callable[[Calls], Remap]) -
             return replace(
                 answer,
                 rules=_headed(answer.rules, found),
-                differences=found,
                 verification=replace(answer.verification, differences=found),
             )
         if time.monotonic() > until:
@@ -72,7 +68,7 @@ def diagnosed(models: Models, calls: Calls, matched: Callable[[Calls], Remap]) -
 def _headed(rules: Rules, differences: Sequence[Difference]) -> Rules:
     """The rules with what the two do differently on top of the file."""
     version, _, rest = str(rules).partition("\n")
-    told = [f"# near: {one.kind}: the right has {one.right}, the left {one.left}" for one in differences]
+    told = [f"# near: {one}" for one in differences]
     return Rules.parse("\n".join([version, *map(printable, told), rest]))
 
 
@@ -105,14 +101,10 @@ def _difference(cause: Cause, traces: tuple[Sequence[Site], Sequence[Site]]) -> 
         here: tuple[tuple[str, ...], tuple[str, ...]] = (cause.module,), ()
         here = here if cause.side == LEFT else here[::-1]
         return Difference(cause.kind, here, cause.left, cause.right, cause.evidence)
-    own = cause.sites if cause.sites is not None else _of(traces[cause.side], cause.kinds)
-    other = cause.others if cause.others is not None else _of(traces[1 - cause.side], cause.kinds)
+    own = cause.sites if cause.sites is not None else sites_of_kinds(traces[cause.side], cause.kinds)
+    other = cause.others if cause.others is not None else sites_of_kinds(traces[1 - cause.side], cause.kinds)
     named = _places(own), () if ADD in cause.kinds else _places(other)
     return Difference(cause.kind, named if cause.side == LEFT else named[::-1], cause.left, cause.right, cause.evidence)
-
-
-def _of(trace: Sequence[Site], kinds: Sequence[str]) -> tuple[Site, ...]:
-    return tuple(one for one in trace if one.kind in kinds)
 
 
 def _places(sites: Iterable[Site]) -> tuple[str, ...]:

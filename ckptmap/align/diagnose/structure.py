@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from ckptmap.align.diagnose.watch import (
-    MODULE,
-)
-
-if TYPE_CHECKING:
-    pass
-
 from ckptmap.align.diagnose.cause import LEFT, RIGHT, SIDES, Cause, Models, Traces, in_layer
+from ckptmap.align.diagnose.watch import MODULE
 
 # ------------------------------------------------------------------ layers
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -58,7 +59,7 @@ Handler: TypeAlias = "Callable[[int, Operation], Any]"
 
 Handlers: TypeAlias = "Mapping[str, Handler]"
 
-_NORMS = {"layer_norm": 4, "group_norm": 4, "rms_norm": 3, "batch_norm": 7}
+EPS_POSITIONS = {"layer_norm": 4, "group_norm": 4, "rms_norm": 3, "batch_norm": 7}
 """Operations that normalise, and the position of their eps."""
 _ACTIVATIONS = {"relu", "relu_", "relu6", "gelu", "silu", "silu_", "tanh", "tanh_", "mish", "elu", "leaky_relu"}
 _ADDS = {"add", "__add__", "__radd__", "add_", "__iadd__"}
@@ -68,8 +69,8 @@ def site_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tupl
     """Kind and value of an operation that two models may do differently; None for all others."""
     name = getattr(func, "__name__", "")
     first: Any = args[0] if args else kwargs.get("input")
-    if name in _NORMS:
-        at = _NORMS[name]
+    if name in EPS_POSITIONS:
+        at = EPS_POSITIONS[name]
         eps = args[at] if len(args) > at else kwargs.get("eps", 1e-5)
         return None if eps is None else (NORM, eps)
     if name in _ACTIVATIONS:
@@ -118,9 +119,7 @@ def sizes_of(args: tuple[Any, ...]) -> tuple[int, ...]:
     if not all(isinstance(one, int) for one in sizes):
         return ()
     if -1 in sizes:
-        known = 1
-        for one in sizes:
-            known *= one if one != -1 else 1
+        known = prod(one for one in sizes if one != -1)
         sizes = tuple(args[0].numel() // known if one == -1 else one for one in sizes)
     return sizes
 

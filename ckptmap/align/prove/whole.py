@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy
 import torch
@@ -21,7 +21,16 @@ from ckptmap.align.prove.outputs import difference, output_pairs, places
 from ckptmap.align.prove.tolerance import MARGIN, ULP
 from ckptmap.conversion.blocks import move
 from ckptmap.infer.inputs import outputs
-from ckptmap.infer.probe_runs import Activation, Run, constants_of, moved_constants, numbered, plain_experts
+from ckptmap.infer.probe_runs import (
+    Activation,
+    Run,
+    aliases_of,
+    constants_of,
+    moved_constants,
+    note_outputs,
+    numbered,
+    plain_experts,
+)
 from ckptmap.infer.proof import EXACT, Verification
 from ckptmap.infer.running import copy_of, double_precision, plain_kernels
 from ckptmap.infer.value_proof import comes_back
@@ -57,10 +66,10 @@ class Whole:
 
     def __post_init__(self) -> None:
         tensors = self.module.state_dict(keep_vars=True)
-        first: dict[int, str] = {}
         self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-        self.aliases = {name: first[id(t)] for name, t in floating.items() if first.setdefault(id(t), name) != name}
+        self.aliases = aliases_of(floating)
+        self.dtypes = {name: tensor.dtype for name, tensor in floating.items()}
         trains = dict(self.module.named_parameters(remove_duplicate=False)).keys() | self.learnt
         self.buffers = frozenset(name for name in floating if name not in trains)
         self.states = frozenset(name for name in self.buffers if _is_state(floating[name]))
@@ -94,7 +103,7 @@ class Whole:
     def value(self, name: str, draw: int, side: int) -> torch.Tensor:
         """The values of a tensor; the same each time."""
         shape, signed = self.shapes[name], draw > 0
-        dtype = self.module.state_dict(keep_vars=True)[name].dtype if name in self.floating else torch.float32
+        dtype = self.dtypes[name]
         random = numpy.random.default_rng((draw, side, self.number[name]))
         made = torch.from_numpy(random.random(shape, dtype=numpy.float32).reshape(shape))
         if sum(size > 1 for size in shape) >= 2:
@@ -267,13 +276,10 @@ def _fill(
 def _target(tensor: torch.Tensor, second: bool) -> torch.Tensor:
     """Where a tensor is made: in place, if it is one that can be."""
     fits = tensor.is_contiguous() and tensor.dtype in (torch.float32, torch.int64) and not second
-    return (
-        tensor
-        if fits
-        else tensor.detach()
-        .clone(memory_format=torch.contiguous_format)
-        .to(torch.float32 if tensor.is_floating_point() else tensor.dtype)
-    )
+    if fits:
+        return tensor
+    made = tensor.detach().clone(memory_format=torch.contiguous_format)
+    return made.to(torch.float32) if tensor.is_floating_point() else made
 
 
 def _move(one: Equation, load: Callable[[str], torch.Tensor], made: Mapping[str, torch.Tensor]) -> None:
@@ -310,14 +316,7 @@ def _loose(plan: Plan, left: Whole, right: Whole) -> tuple[tuple[str, ...], tupl
 def _run(side: Whole, module: torch.nn.Module, call: Runner) -> Run:
     """One run in float64 of a model that is kept in less."""
     seen: list[tuple[str, torch.Tensor]] = []
-
-    def note(name: str) -> Callable[[Any, Any, Any], None]:
-        def hook(_module: Any, _inputs: Any, output: Any) -> None:
-            seen.extend((f"{name} {path}".strip(), tensor) for path, tensor in outputs(output).items())
-
-        return hook
-
-    hooks = [part.register_forward_hook(note(name)) for name, part in module.named_modules()]
+    hooks = [part.register_forward_hook(note_outputs(name, seen)) for name, part in module.named_modules()]
     try:
         with plain_kernels(), torch.no_grad(), double_precision([]):
             returned = outputs(call(module))

@@ -166,7 +166,7 @@ class TestDiff:
         assert main(["diff", str(fixtures / "roberta-mlm"), str(tmp_path)]) == 1
         out = capsys.readouterr().out
         assert "head classes cannot be told: Mine: " in out
-        assert "37 tensors the same" in out
+        assert "37 the same in name, shape and dtype" in out
 
 
 def test_check_is_about_the_declared_class(fixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
